@@ -208,8 +208,13 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
-    fn trainable_matrix(&self, master: Buf, rows: usize, cols: usize, precision: Precision)
-    -> Result<Matrix, BackendError>;
+    fn trainable_matrix(
+        &self,
+        master: Buf,
+        rows: usize,
+        cols: usize,
+        precision: Precision,
+    ) -> Result<Matrix, BackendError>;
 
     /// Takes the master's present values into the form that is multiplied.
     fn refresh(&self, matrix: Matrix);
@@ -265,15 +270,7 @@ pub trait Backend: Send + Sync {
     /// Causal attention within each sequence: `out[t] = Σ_{first[t] ≤ s ≤ t} softmax_s(q[t]·k[s] / √head_dim) v[s]`.
     /// `logsumexp` is `rows × heads` floats, kept for the backward. `first_key` holds, for each row, the first token
     /// of its own sequence that it may see (the start of its document); `None` is 0 everywhere.
-    fn attention(
-        &self,
-        out: Buf,
-        logsumexp: Buf,
-        qkv: Buf,
-        sequences: Sequences,
-        heads: Heads,
-        first_key: Option<Buf>,
-    );
+    fn attention(&self, out: Buf, logsumexp: Buf, qkv: Buf, sequences: Sequences, heads: Heads, first_key: Option<Buf>);
 
     /// `d_qkv = ∂attention/∂qkv · d_out`.
     fn attention_backward(
