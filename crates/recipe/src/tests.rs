@@ -106,3 +106,14 @@ fn broken_toml_never_panics() {
         assert!(parse(text, &["data.sources.0.name=x"]).is_err(), "{text:?}");
     }
 }
+
+/// The recipes that the repository ships parse, and hold what they promise.
+#[test]
+fn the_shipped_recipes_are_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    for name in ["amd-135m", "amd-135m-code", "smollm-135m", "tiny", "laptop"] {
+        let file = folder.join(format!("{name}.toml"));
+        let recipe = Recipe::load(&file, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(recipe, parse(&recipe.to_toml(), &[]).expect("its resolved form"), "{name}");
+    }
+}
