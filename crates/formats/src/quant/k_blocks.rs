@@ -1,0 +1,99 @@
+//! The types with a super-block of 256 values: decoding. The order of multiplications is ggml's, so the bits are.
+
+use super::blocks::{BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_STEPS, k_scale_and_minimum};
+use super::simple::nibbles;
+
+/// The two bits of value `v` in the packing that Q2_K, Q3_K and the high bits of Q6_K share.
+fn two_bits(packed: &[u8; 64], v: usize) -> u8 {
+    let (half, pair, i) = (v / 128, v / 32 % 4, v % 32);
+    packed[32 * half + i] >> (2 * pair) & 3
+}
+
+/// The four bits of value `v` in the packing that Q4_K and Q5_K share.
+fn four_bits(packed: &[u8; 128], v: usize) -> u8 {
+    packed[v / 64 * 32 + v % 32] >> (v / 32 % 2 * 4) & 15
+}
+
+impl BlockQ2K {
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
+        for (v, out) in out.iter_mut().enumerate() {
+            let group = self.scales[v / 16];
+            let (scale, minimum) = (scale * f32::from(group & 15), minimum * f32::from(group >> 4));
+            *out = scale * f32::from(two_bits(&self.q, v)) - minimum;
+        }
+    }
+}
+
+impl BlockQ3K {
+    /// Scale of group `g < 16`, −32…31.
+    fn group_scale(&self, g: usize) -> i8 {
+        let low = self.scales[g % 8] >> (g / 8 * 4) & 15;
+        let high = self.scales[8 + g % 4] >> (g / 4 * 2) & 3;
+        (low | high << 4) as i8 - 32
+    }
+
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let scale = self.scale.to_f32();
+        for (v, out) in out.iter_mut().enumerate() {
+            let third = self.high[v % 32] >> (v / 32) & 1;
+            let q = (two_bits(&self.q, v) | third << 2) as i8 - 4;
+            *out = scale * f32::from(self.group_scale(v / 16)) * f32::from(q);
+        }
+    }
+}
+
+impl BlockQ4K {
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (s, m) = k_scale_and_minimum(g, &self.scales);
+            let (scale, minimum) = (scale * f32::from(s), minimum * f32::from(m));
+            *out = std::array::from_fn(|i| scale * f32::from(four_bits(&self.q, 32 * g + i)) - minimum);
+        }
+    }
+}
+
+impl BlockQ5K {
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (s, m) = k_scale_and_minimum(g, &self.scales);
+            let (scale, minimum) = (scale * f32::from(s), minimum * f32::from(m));
+            *out = std::array::from_fn(|i| {
+                let q = four_bits(&self.q, 32 * g + i) | (self.high[i] >> g & 1) << 4;
+                scale * f32::from(q) - minimum
+            });
+        }
+    }
+}
+
+impl BlockQ6K {
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let scale = self.scale.to_f32();
+        for (v, out) in out.iter_mut().enumerate() {
+            let (half, quarter, i) = (v / 128, v / 32 % 4, v % 32);
+            let low = self.low[64 * half + 32 * (quarter % 2) + i] >> (quarter / 2 * 4) & 15;
+            let q = (low | two_bits(&self.high, v) << 4) as i8 - 32;
+            *out = scale * f32::from(self.scales[v / 16]) * f32::from(q);
+        }
+    }
+}
+
+impl BlockIq4Xs {
+    /// The values.
+    pub fn decode(&self, out: &mut [f32; 256]) {
+        let (scale, high) = (self.scale.to_f32(), u16::from_le_bytes(self.scales_high));
+        let groups = out.as_chunks_mut::<32>().0.iter_mut().zip(self.q.as_chunks::<16>().0);
+        for (g, (out, q)) in groups.enumerate() {
+            let low = self.scales_low[g / 2] >> (g % 2 * 4) & 15;
+            let scale = scale * f32::from((low | ((high >> (2 * g) & 3) as u8) << 4) as i8 - 32);
+            *out = nibbles(q).map(|q| scale * f32::from(IQ4_STEPS[usize::from(q)]));
+        }
+    }
+}
