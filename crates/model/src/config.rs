@@ -1,5 +1,7 @@
 //! What a Llama-shaped model is: one `Config`, what its numbers mean, and what is refused.
 
+mod hugging_face;
+
 use backend::Heads;
 
 /// The shape of a Llama model and what else its forward pass depends on.

@@ -2,6 +2,8 @@
 
 use crate::ConfigError;
 use backend::BackendError;
+use formats::Encoding;
+use std::path::{Path, PathBuf};
 
 /// Why a model could not be made, loaded or written.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +11,103 @@ pub enum ModelError {
     /// A shape that was not read from a file.
     #[error("the model's shape: {0}")]
     Config(#[from] ConfigError),
+    /// A shape that was read from a file.
+    #[error("{path}: {error}")]
+    ConfigOf {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ConfigError,
+    },
     /// The machine.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The disk or the path.
+    #[error(transparent)]
+    File(#[from] formats::file::FileError),
+    /// `config.json` or `generation_config.json`.
+    #[error(transparent)]
+    HfConfig(#[from] formats::hf_config::ConfigError),
+    /// Weights of a Hugging Face folder.
+    #[error(transparent)]
+    Safetensors(#[from] formats::safetensors::SafetensorsError),
+    /// Neither folder nor a file of a known kind.
+    #[error(
+        "{path}: not a model that can be read; give a Hugging Face folder, a `.gguf` file or a llama2.c `.bin` file"
+    )]
+    UnknownFormat {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A tensor that the config calls for.
+    #[error("{path}: tensor `{name}` is missing; the config does not belong to these weights, or they are incomplete")]
+    Missing {
+        /// The folder or file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// Tensors that the config does not call for.
+    #[error(
+        "{path}: tensor `{first}`{} no part of a Llama model of this config; the config does not belong to these \
+         weights, or they are of another architecture",
+        if *.count > 1 { format!(" and {} more are", .count - 1) } else { " is".into() }
+    )]
+    Surplus {
+        /// The folder or file.
+        path: PathBuf,
+        /// One of them.
+        first: String,
+        /// How many.
+        count: usize,
+    },
+    /// A tensor of another shape than the config's.
+    #[error("{path}: tensor `{name}` has shape {found:?}, but the config makes it {expected:?}; one of them is wrong")]
+    Misshaped {
+        /// The folder or file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape, outermost first.
+        found: Vec<usize>,
+        /// What the config makes it.
+        expected: Vec<usize>,
+    },
+    /// A tied model with a head that is not its embedding.
+    #[error(
+        "{path}: the config shares embedding and head (tie_word_embeddings), but `{name}` is there and differs from the \
+         embedding; correct the config or remove the tensor"
+    )]
+    HeadOfTied {
+        /// The folder or file.
+        path: PathBuf,
+        /// The head's name.
+        name: String,
+    },
+    /// An encoding that nothing multiplies with.
+    #[error(
+        "{path}: tensor `{name}` is encoded as {encoding}, which cannot be computed with; convert the file to q8_0"
+    )]
+    Encoding {
+        /// The folder or file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its encoding.
+        encoding: Encoding,
+    },
+    /// Bytes that do not decode.
+    #[error("tensor `{tensor}`: {error}")]
+    Decode {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        error: formats::quant::QuantError,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn config(path: &Path, error: ConfigError) -> Self {
+        Self::ConfigOf { path: path.into(), error }
+    }
 }

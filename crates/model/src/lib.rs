@@ -13,6 +13,7 @@ mod init;
 pub mod llama;
 mod memory;
 mod parameters;
+mod source;
 pub mod tensors;
 mod weights;
 
@@ -21,4 +22,5 @@ pub use config::{Config, ConfigError, Rope, RopeScaling};
 pub use error::ModelError;
 pub use init::Scheme;
 pub use parameters::{Kind, Parameter, Parameters, Part};
+pub use source::{Encoded, Source};
 pub use weights::{Block, Model};

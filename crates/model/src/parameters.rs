@@ -2,11 +2,13 @@
 
 use crate::init::{self, Scheme};
 use crate::memory::{Held, Memory};
+use crate::source::Source;
 use crate::tensors::{Role, Tensor};
 use crate::weights::{Block, Model};
 use crate::{Config, ModelError};
 use backend::{Backend, Buf, Element, Matrix, Precision};
 use std::ops::Range;
+use std::path::Path;
 
 /// All parameters of a model in training, in the order of the forward pass.
 #[derive(Debug)]
@@ -118,6 +120,22 @@ impl Parameters {
         precision: Precision,
     ) -> Result<Self, ModelError> {
         Self::build(b, config, precision, &mut |tensor| Ok(init::values(config, scheme, seed, tensor)))
+    }
+
+    /// f32 masters from a Hugging Face folder (f32, f16 or bf16), or from any other format, its weights decoded.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing stays allocated.
+    pub fn load(b: &dyn Backend, path: &Path, precision: Precision) -> Result<Self, ModelError> {
+        Self::from_source(b, &Source::open(path)?, precision)
+    }
+
+    /// [`Parameters::load`] of what is open already.
+    ///
+    /// # Errors
+    /// As [`Parameters::load`].
+    pub fn from_source(b: &dyn Backend, source: &Source, precision: Precision) -> Result<Self, ModelError> {
+        Self::build(b, source.config(), precision, &mut |tensor| source.values(tensor))
     }
 
     /// Parameters whose values `values` gives, tensor by tensor (row-major, half-split pairs).

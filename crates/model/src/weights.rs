@@ -1,9 +1,11 @@
 //! A model's weights as handles of a backend, and how they are loaded from files.
 
-use crate::Config;
-use crate::memory::Held;
-use crate::tensors::Role;
-use backend::{Backend, Buf, Matrix};
+use crate::memory::{Held, Memory};
+use crate::source::{Encoded, Source};
+use crate::tensors::{Role, Tensor};
+use crate::{Config, ModelError};
+use backend::{Backend, Buf, EncodedRows, Matrix, Precision};
+use std::path::Path;
 
 /// A model: its shape and the handles of its weights. The backend that made the handles is given to every function.
 #[derive(Debug)]
@@ -46,6 +48,29 @@ impl Block {
 }
 
 impl Model {
+    /// Loads a Hugging Face folder, a `.gguf` file or a llama2.c `.bin` file. Weights keep the encoding that they have
+    /// there; float ones are multiplied in `precision`.
+    ///
+    /// # Errors
+    /// [`ModelError`]; nothing stays allocated.
+    pub fn load(b: &dyn Backend, path: &Path, precision: Precision) -> Result<Self, ModelError> {
+        Self::from_source(b, &Source::open(path)?, precision)
+    }
+
+    /// [`Model::load`] of what is open already.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_source(b: &dyn Backend, source: &Source, precision: Precision) -> Result<Self, ModelError> {
+        let config = source.config();
+        let mut load = Loader { memory: Memory::new(b), source, precision };
+        let embedding = load.matrix(&[Role::Embedding], 0)?;
+        let blocks = (0..config.layers).map(|layer| load.block(layer)).collect::<Result<_, _>>()?;
+        let norm = load.norm(Role::FinalNorm, 0)?;
+        let head = if config.tied { embedding } else { load.matrix(&[Role::Head], 0)? };
+        Ok(Self { config: config.clone(), embedding, blocks, norm, head, held: load.memory.keep() })
+    }
+
     /// A model over handles that somebody else frees.
     pub(crate) fn sharing(config: Config, embedding: Matrix, blocks: Vec<Block>, norm: Buf, head: Matrix) -> Self {
         Self { config, embedding, blocks, norm, head, held: Held::default() }
@@ -59,5 +84,41 @@ impl Model {
     /// Gives the weights of a loaded model back; a model that shares its parameters' handles leaves them alone.
     pub fn free(mut self, b: &dyn Backend) {
         self.held.free(b);
+    }
+}
+
+struct Loader<'a> {
+    memory: Memory<'a>,
+    source: &'a Source,
+    precision: Precision,
+}
+
+impl Loader<'_> {
+    fn block(&mut self, layer: usize) -> Result<Block, ModelError> {
+        Ok(Block {
+            norm1: self.norm(Role::AttentionNorm, layer)?,
+            qkv: self.matrix(&Block::QKV, layer)?,
+            attention_out: self.matrix(&[Role::AttentionOut], layer)?,
+            norm2: self.norm(Role::FfnNorm, layer)?,
+            gate_up: self.matrix(&Block::GATE_UP, layer)?,
+            down: self.matrix(&[Role::Down], layer)?,
+        })
+    }
+
+    fn norm(&mut self, role: Role, layer: usize) -> Result<Buf, ModelError> {
+        let values = self.source.values(&Tensor::new(self.source.config(), role, layer))?;
+        Ok(self.memory.floats(&values)?)
+    }
+
+    /// One matrix of the tensors of `roles`, their rows stacked.
+    fn matrix(&mut self, roles: &[Role], layer: usize) -> Result<Matrix, ModelError> {
+        let tensors: Vec<Tensor> = roles.iter().map(|&role| Tensor::new(self.source.config(), role, layer)).collect();
+        let encoded = tensors.iter().map(|tensor| self.source.encoded(tensor)).collect::<Result<Vec<_>, _>>()?;
+        let mut parts = Vec::with_capacity(tensors.len());
+        for (tensor, Encoded { encoding, bytes }) in tensors.iter().zip(&encoded) {
+            let encoding = self.source.computable(tensor, *encoding)?;
+            parts.push(EncodedRows { encoding, rows: tensor.rows, bytes });
+        }
+        Ok(self.memory.load_matrix(&parts, tensors[0].cols, self.precision)?)
     }
 }

@@ -1,0 +1,191 @@
+//! A model as it lies on the disk, whatever the format: its config, and its tensors by role in one order of rows.
+
+use crate::tensors::{self, PairOrder, Role, Tensor};
+use crate::{Config, ModelError};
+use formats::hf_config::{GenerationConfig, HfConfig};
+use formats::safetensors::Weights;
+use formats::{Encoding, StoredTensor, file, quant};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A model on the disk, all its tensors known to be there and of the right shape.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    config: Config,
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    HuggingFace(Weights),
+}
+
+/// A tensor's rows as they are encoded, in half-split order of pairs.
+#[derive(Debug)]
+pub struct Encoded<'a> {
+    /// How they are encoded.
+    pub encoding: Encoding,
+    /// All rows.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Source {
+    /// Opens a Hugging Face folder (a checkpoint of ours is one), a `.gguf` file or a llama2.c `.bin` file. Weights are
+    /// mapped, not read.
+    ///
+    /// # Errors
+    /// [`ModelError`]: another format or architecture, or a tensor that is missing, misshaped or not understood.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let source = match extension.to_ascii_lowercase().as_str() {
+            _ if file::is_dir(path) => Self::open_folder(path)?,
+            _ => return Err(ModelError::UnknownFormat { path: path.into() }),
+        };
+        source.check()?;
+        Ok(source)
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, ModelError> {
+        let hf = HfConfig::read(path)?;
+        let mut config = Config::from_hf(&hf).map_err(|error| ModelError::config(path, error))?;
+        let generation = GenerationConfig::read(path)?;
+        if !generation.eos_token_id.is_empty() {
+            config.eos = generation.eos_token_id;
+            config.validate().map_err(|error| ModelError::config(path, error))?;
+        }
+        Ok(Self { path: path.into(), config, files: Files::HuggingFace(Weights::open(path)?) })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A tensor's encoded rows.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`] for one that the model does not have (a tied model's head).
+    pub fn encoded(&self, tensor: &Tensor) -> Result<Encoded<'_>, ModelError> {
+        let stored = self.stored(tensor)?;
+        let rotated = matches!(tensor.role, Role::Query | Role::Key);
+        if !rotated || self.order() == PairOrder::Halves {
+            return Ok(Encoded { encoding: stored.encoding, bytes: Cow::Borrowed(stored.bytes) });
+        }
+        let row_bytes = stored.bytes.len() / tensor.rows;
+        let rows = tensors::reorder_pairs(stored.bytes, self.config.heads.head_dim, row_bytes, PairOrder::Halves);
+        Ok(Encoded { encoding: stored.encoding, bytes: Cow::Owned(rows) })
+    }
+
+    /// A tensor's values, row-major.
+    ///
+    /// # Errors
+    /// As [`Source::encoded`].
+    pub fn values(&self, tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+        let Encoded { encoding, bytes } = self.encoded(tensor)?;
+        quant::decode_all(encoding, &bytes).map_err(|error| ModelError::Decode { tensor: self.name(tensor), error })
+    }
+
+    /// The backend's word for an encoding.
+    pub(crate) fn computable(&self, tensor: &Tensor, encoding: Encoding) -> Result<backend::Encoding, ModelError> {
+        use backend::Encoding as Computable;
+        Ok(match encoding {
+            Encoding::F32 => Computable::F32,
+            Encoding::F16 => Computable::F16,
+            Encoding::Bf16 => Computable::Bf16,
+            Encoding::Q8_0 => Computable::Q8_0,
+            Encoding::Q4_0 => Computable::Q4_0,
+            Encoding::Q4_1 => Computable::Q4_1,
+            Encoding::Q5_0 => Computable::Q5_0,
+            Encoding::Q5_1 => Computable::Q5_1,
+            Encoding::Q4K => Computable::Q4K,
+            Encoding::Q5K => Computable::Q5K,
+            Encoding::Q6K => Computable::Q6K,
+            Encoding::Q2K | Encoding::Q3K | Encoding::Iq4Nl | Encoding::Iq4Xs => {
+                return Err(ModelError::Encoding { path: self.path.clone(), name: self.name(tensor), encoding });
+            }
+        })
+    }
+
+    fn order(&self) -> PairOrder {
+        match self.files {
+            Files::HuggingFace(_) => PairOrder::Halves,
+        }
+    }
+
+    /// The tensor's name in this format.
+    fn name(&self, tensor: &Tensor) -> String {
+        match self.files {
+            Files::HuggingFace(_) => tensor.name(),
+        }
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        match &self.files {
+            Files::HuggingFace(weights) => weights.names().map(String::from).collect(),
+        }
+    }
+
+    fn stored(&self, tensor: &Tensor) -> Result<StoredTensor<'_>, ModelError> {
+        let name = self.name(tensor);
+        let stored = match &self.files {
+            Files::HuggingFace(weights) if weights.contains(&name) => weights.tensor(&name)?,
+            Files::HuggingFace(_) => return Err(ModelError::Missing { path: self.path.clone(), name }),
+        };
+        if stored.shape != tensor.shape() {
+            return Err(ModelError::Misshaped {
+                path: self.path.clone(),
+                name,
+                found: stored.shape,
+                expected: tensor.shape(),
+            });
+        }
+        Ok(stored)
+    }
+
+    /// Every tensor is there once, has its shape, and there is no other.
+    fn check(&self) -> Result<(), ModelError> {
+        let mut names = self.names();
+        for tensor in tensors::all(&self.config) {
+            self.stored(&tensor)?;
+            names.remove(&self.name(&tensor));
+        }
+        if self.config.tied {
+            self.check_tied(&mut names)?;
+        }
+        names.retain(|name| !is_derived(name));
+        match names.first() {
+            None => Ok(()),
+            Some(first) => {
+                Err(ModelError::Surplus { path: self.path.clone(), first: first.clone(), count: names.len() })
+            }
+        }
+    }
+
+    /// Some writers store the head of a tied model too; it must then be the embedding.
+    fn check_tied(&self, names: &mut BTreeSet<String>) -> Result<(), ModelError> {
+        let head = Tensor::new(&self.config, Role::Head, 0);
+        let name = self.name(&head);
+        if !names.remove(&name) {
+            return Ok(());
+        }
+        let embedding = self.stored(&Tensor::new(&self.config, Role::Embedding, 0))?;
+        let stored = self.stored(&head)?;
+        if (stored.encoding, stored.bytes) == (embedding.encoding, embedding.bytes) {
+            Ok(())
+        } else {
+            Err(ModelError::HeadOfTied { path: self.path.clone(), name })
+        }
+    }
+}
+
+/// Tensors that some writers store although the config gives them: rotary frequencies and cosines.
+fn is_derived(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight"
+}
