@@ -1,1 +1,36 @@
-//! To be built.
+//! A model in use: sessions with a key-value cache, sampling, lossless speculation, and the scoring of text.
+//!
+//! Holds: [`Session`], [`Sampler`], the [`Drafter`]s, [`generate`], [`score`] and [`score_rolling`].
+//! Never: text (ids in, ids out), printing, HTTP, tasks, a particular backend.
+//! Start reading at [`generate`], then `speculate.rs`: one round of proposing and verifying.
+//!
+//! # What is promised
+//! - A generated row's logits and its cached keys and values have the same bits, whatever the number of rows they were
+//!   computed with. So greedy output is the same with and without speculation, byte for byte.
+//! - With sampling, output with speculation has exactly the distribution of output without (Leviathan et al., 2023).
+//! - Every random number is a function of (seed, purpose, position): the same call gives the same ids.
+
+mod distribution;
+mod draft;
+mod error;
+mod generate;
+mod ngram;
+mod planned;
+mod random;
+mod sample;
+mod score;
+mod session;
+mod speculate;
+mod vocabulary;
+
+pub use distribution::Distribution;
+pub use draft::{AutoDrafter, Drafter, ModelDrafter, Proposal};
+pub use error::InferError;
+pub use generate::{GenerateOptions, Outcome, PositionCount, StopReason, TokenEvent, generate};
+pub use ngram::NgramDrafter;
+pub use random::{Draw, uniform};
+pub use sample::{Sampler, SamplingOptions};
+pub use score::{Scorer, Window, rolling_windows, score, score_rolling};
+pub use session::{Logits, MAX_GENERATED_ROWS, PROMPT_CHUNK, Session};
+pub use speculate::MAX_DRAFT_LENGTH;
+pub use vocabulary::{Vocabulary, check_vocabularies};
