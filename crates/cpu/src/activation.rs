@@ -1,0 +1,113 @@
+//! SwiGLU (Shazeer, 2020) and its backward.
+//!
+//! `y = silu(g) ⊙ u` with `silu(g) = g·σ(g)`, `σ(g) = 1 / (1 + e⁻ᵍ)`;
+//! `∂L/∂u = ∂L/∂y ⊙ g·σ` and `∂L/∂g = ∂L/∂y ⊙ u ⊙ σ·(1 + g·(1 − σ))`.
+
+use crate::simd::{Simd, at_every_level, blocks};
+use crate::split::{Pieces, over_items};
+use crate::{Level, Pool};
+
+/// `out = silu(gate) ⊙ up`: `out` is `rows × width`, a row of `gate_up` is `width` floats of gate, then `width` of up.
+pub(crate) fn swiglu(pool: &Pool, level: Level, out: &mut [f32], gate_up: &[f32], width: usize, rows: usize) {
+    let out = Pieces::new(&mut out[..rows * width]);
+    over_items(pool, rows, rows * width, &|range| {
+        // SAFETY: ranges of rows do not overlap.
+        let out = unsafe { out.piece(range.start * width..range.end * width) };
+        forward(level, out, &gate_up[range.start * 2 * width..range.end * 2 * width], width);
+    });
+}
+
+/// `d_gate_up = ∂swiglu/∂gate_up · d_out`.
+pub(crate) fn swiglu_backward(
+    pool: &Pool,
+    level: Level,
+    d_gate_up: &mut [f32],
+    d_out: &[f32],
+    gate_up: &[f32],
+    width: usize,
+    rows: usize,
+) {
+    let d_gate_up = Pieces::new(&mut d_gate_up[..rows * 2 * width]);
+    over_items(pool, rows, rows * width, &|range| {
+        let pairs = range.start * 2 * width..range.end * 2 * width;
+        // SAFETY: ranges of rows do not overlap.
+        let d_gate_up = unsafe { d_gate_up.piece(pairs.clone()) };
+        backward(level, d_gate_up, &d_out[range.start * width..range.end * width], &gate_up[pairs], width);
+    });
+}
+
+at_every_level! {
+    fn forward(out: &mut [f32], gate_up: &[f32], width: usize) = forward_rows;
+}
+
+#[inline(always)]
+fn forward_rows(s: impl Simd, out: &mut [f32], gate_up: &[f32], width: usize) {
+    for (out, gate_up) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
+        let (gate, up) = gate_up.split_at(width);
+        for at in blocks(width) {
+            let g = s.get(&gate[at.clone()]);
+            let silu = s.mul(g, s.sigmoid(g));
+            s.put(&mut out[at.clone()], s.mul(silu, s.get(&up[at])));
+        }
+    }
+}
+
+at_every_level! {
+    fn backward(d_gate_up: &mut [f32], d_out: &[f32], gate_up: &[f32], width: usize) = backward_rows;
+}
+
+#[inline(always)]
+fn backward_rows(s: impl Simd, d_gate_up: &mut [f32], d_out: &[f32], gate_up: &[f32], width: usize) {
+    let inputs = d_out.chunks_exact(width).zip(gate_up.chunks_exact(2 * width));
+    for (d_gate_up, (d_out, gate_up)) in d_gate_up.chunks_exact_mut(2 * width).zip(inputs) {
+        let (gate, up) = gate_up.split_at(width);
+        let (d_gate, d_up) = d_gate_up.split_at_mut(width);
+        for at in blocks(width) {
+            let (g, u, d) = (s.get(&gate[at.clone()]), s.get(&up[at.clone()]), s.get(&d_out[at.clone()]));
+            let (one, sigma) = (s.splat(1.0), s.sigmoid(g));
+            s.put(&mut d_up[at.clone()], s.mul(d, s.mul(g, sigma)));
+            let slope = s.mul(sigma, s.fma(g, s.sub(one, sigma), one));
+            s.put(&mut d_gate[at], s.mul(s.mul(d, u), slope));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_data::{bits, floats, pools};
+
+    fn run(pool: &Pool, level: Level, width: usize, rows: usize) -> (Vec<f32>, Vec<f32>) {
+        let mut gate_up = floats(1, rows * 2 * width);
+        gate_up.iter_mut().step_by(5).for_each(|g| *g *= 40.0); // both tails of the sigmoid
+        let d_out = floats(2, rows * width);
+        let (mut out, mut d_gate_up) = (vec![0.0; rows * width], vec![0.0; rows * 2 * width]);
+        swiglu(pool, level, &mut out, &gate_up, width, rows);
+        swiglu_backward(pool, level, &mut d_gate_up, &d_out, &gate_up, width, rows);
+        (out, d_gate_up)
+    }
+
+    #[test]
+    fn levels_and_threads_return_the_same_bits() {
+        for width in [1, 7, 16, 63, 100, 512] {
+            for rows in [1, 3, 40] {
+                let want = run(&Pool::new(1), Level::Scalar, width, rows);
+                for pool in pools() {
+                    for level in crate::available() {
+                        let got = run(&pool, level, width, rows);
+                        assert_eq!(bits(&got.0), bits(&want.0), "{level:?} {width}×{rows} out");
+                        assert_eq!(bits(&got.1), bits(&want.1), "{level:?} {width}×{rows} d_gate_up");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_gates_pass_or_close_and_nan_stays() {
+        let mut out = [0.0; 4];
+        let gate_up = [100.0, -100.0, f32::NAN, 0.0, 2.0, 2.0, 2.0, 2.0];
+        swiglu(&Pool::new(1), Level::Scalar, &mut out, &gate_up, 4, 1);
+        assert!(out[0] == 200.0 && out[1].abs() < 1e-30 && out[2].is_nan() && out[3] == 0.0, "{out:?}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The sixteen lanes as two registers of AVX2 or one of AVX-512.
+
+use super::{LANES, Simd};
+use std::arch::x86_64::*;
+
+/// Proof of AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+/// Proof of AVX-512 F, BW, DQ, VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx2 {
+    /// # Safety
+    /// The processor must have AVX2 and FMA.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Avx512 {
+    /// # Safety
+    /// The processor must have AVX-512 F, BW, DQ and VL.
+    #[inline(always)]
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Applies an intrinsic to both halves.
+macro_rules! halves {
+    ($f:ident, $($v:ident),*) => {
+        // SAFETY: `self` proves that the processor has the instructions; they touch no memory.
+        unsafe { [$f($($v[0]),*), $f($($v[1]),*)] }
+    };
+}
+
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+    const ACCUMULATORS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        // SAFETY: `self` proves the instruction.
+        [unsafe { _mm256_set1_ps(x) }; 2]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instruction; `x` is sixteen floats long.
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, x: &mut [f32; LANES], v: Self::V) {
+        // SAFETY: `self` proves the instruction; `x` is sixteen floats long.
+        unsafe {
+            _mm256_storeu_ps(x.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(x.as_mut_ptr().add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+    #[inline(always)]
+    fn store_part(self, x: &mut [f32], v: Self::V) {
+        x.copy_from_slice(&self.lanes(v)[..x.len()]);
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instructions; `x` is sixteen numbers of 16 bits long.
+        unsafe {
+            let widen = |half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
+            [widen(_mm_loadu_si128(x.as_ptr().cast())), widen(_mm_loadu_si128(x.as_ptr().add(8).cast()))]
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        halves!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        halves!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        halves!(_mm256_sqrt_ps, a)
+    }
+    #[inline(always)]
+    fn zero_where_less(self, a: Self::V, b: Self::V, v: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            [
+                _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), v[0]),
+                _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]), v[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn scale_exponent(self, p: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        let half = |p, n| unsafe {
+            let shift = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shift))
+        };
+        [half(p[0], n[0]), half(p[1], n[1])]
+    }
+}
+
+/// Applies an intrinsic.
+macro_rules! whole {
+    ($f:ident, $($v:ident),*) => {
+        // SAFETY: `self` proves that the processor has the instruction; it touches no memory.
+        unsafe { $f($($v),*) }
+    };
+}
+
+/// One mask bit for each of the first `len` lanes.
+#[inline(always)]
+fn first(len: usize) -> __mmask16 {
+    debug_assert!(len < LANES);
+    (1 << len) - 1
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const ACCUMULATORS: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        whole!(_mm512_set1_ps, x)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instruction; `x` is sixteen floats long.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, x: &mut [f32; LANES], v: Self::V) {
+        // SAFETY: `self` proves the instruction; `x` is sixteen floats long.
+        unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::V {
+        let mask = first(x.len().min(LANES - 1));
+        // SAFETY: `self` proves the instruction; lanes beyond the end of `x` are masked off and not touched.
+        unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store_part(self, x: &mut [f32], v: Self::V) {
+        let mask = first(x.len().min(LANES - 1));
+        // SAFETY: `self` proves the instruction; lanes beyond the end of `x` are masked off and not touched.
+        unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, v) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instructions; `x` is sixteen numbers of 16 bits long.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        whole!(_mm512_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        whole!(_mm512_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        whole!(_mm512_sqrt_ps, a)
+    }
+    #[inline(always)]
+    fn zero_where_less(self, a: Self::V, b: Self::V, v: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), v) }
+    }
+    #[inline(always)]
+    fn scale_exponent(self, p: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let shift = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), shift))
+        }
+    }
+}
