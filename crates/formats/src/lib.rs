@@ -6,10 +6,15 @@
 //! Never: an architecture (which tensors a model has and what they mean is `model`'s), arithmetic that must be fast.
 //! Start reading at [`file`] for the disk, at [`safetensors::Weights`] for a reader, at [`quant`] for the blocks.
 
+mod cursor;
 pub mod file;
+pub mod gguf;
 pub mod hf_config;
+pub mod llama2c;
 pub mod quant;
 pub mod safetensors;
+
+pub use cursor::PastEnd;
 
 use std::fmt;
 

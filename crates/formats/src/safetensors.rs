@@ -10,6 +10,7 @@ mod write;
 
 pub use error::SafetensorsError;
 pub use read::{INDEX_NAME, SINGLE_NAME, Weights};
+pub(crate) use write::Counter;
 pub use write::{Metadata, write, write_with};
 
 #[cfg(test)]
