@@ -1,0 +1,144 @@
+//! What this processor can do, found once and kept as a value: whoever holds a [`Level`] may run its instructions.
+//!
+//! `scalar`, `avx2` and `avx512` return the same bits for every operation: they do the same fused multiply-adds in the
+//! same order. `avx512bf16` differs from them in products of bf16 matrices alone, where `vdpbf16ps` rounds in its own way
+//! (see [`crate::gemm`]). So the name of the level is all that must be written beside a result to repeat its bits.
+
+use std::fmt;
+
+/// A set of instructions that this processor was seen to have. Made by [`detect`], [`available`] and [`Level::parse`]
+/// only; in order from the plainest to the fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Plain Rust, on any processor.
+    #[non_exhaustive]
+    Scalar,
+    /// AVX2, FMA and F16C.
+    #[non_exhaustive]
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL, beside all of [`Level::Avx2`]. Bf16 is widened and multiplied by f32 instructions.
+    #[non_exhaustive]
+    Avx512,
+    /// [`Level::Avx512`] with AVX512-BF16: bf16 is multiplied by `vdpbf16ps`.
+    #[non_exhaustive]
+    Avx512Bf16,
+}
+
+/// What can be wrong with a wish for a processor or for its threads.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// A level that does not exist.
+    #[error("CPU level `{asked}` is unknown; this machine has {}", names(available))]
+    UnknownLevel {
+        /// What was asked for.
+        asked: String,
+        /// What could be asked for here.
+        available: Vec<Level>,
+    },
+    /// A level that exists, on other machines or in other versions.
+    #[error("CPU level `{asked}` is not available here; this machine has {}", names(available))]
+    UnavailableLevel {
+        /// What was asked for.
+        asked: String,
+        /// What could be asked for here.
+        available: Vec<Level>,
+    },
+    /// The operating system refused a thread.
+    #[error("{threads} threads could not be started ({reason}); ask for fewer")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+fn names(levels: &[Level]) -> String {
+    levels.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ")
+}
+
+impl Level {
+    /// The level named `name` (`scalar`, `avx2`, `avx512`, `avx512bf16`), as written in `SLM_CPU` and beside results.
+    ///
+    /// # Errors
+    /// [`CpuError::UnknownLevel`], and [`CpuError::UnavailableLevel`] where this processor does not have it.
+    pub fn parse(name: &str) -> Result<Self, CpuError> {
+        let available = available();
+        if let Some(&level) = available.iter().find(|level| level.name() == name) {
+            return Ok(level);
+        }
+        let asked = name.to_owned();
+        Err(match name {
+            "avx2" | "avx512" | "avx512bf16" | "amx" => CpuError::UnavailableLevel { asked, available },
+            _ => CpuError::UnknownLevel { asked, available },
+        })
+    }
+
+    /// The level's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// All levels of this processor, the plainest first.
+pub fn available() -> Vec<Level> {
+    let mut levels = vec![Level::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx2") && has!("fma") && has!("f16c") {
+            levels.push(Level::Avx2);
+            if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+                levels.push(Level::Avx512);
+                if has!("avx512bf16") {
+                    levels.push(Level::Avx512Bf16);
+                }
+            }
+        }
+    }
+    levels
+}
+
+/// The level to use where none is asked for: the best of [`available`], except that `vdpbf16ps` must prove itself in a
+/// race of a millisecond, run once: it is twice as fast as f32 multiply-adds on AMD's Zen 4 and 5, half as fast on
+/// Intel's Sapphire Rapids.
+pub fn detect() -> Level {
+    static DETECTED: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+    *DETECTED.get_or_init(|| {
+        let levels = available();
+        let best = levels.last().copied().unwrap_or(Level::Scalar);
+        if best == Level::Avx512Bf16 && !crate::ceiling::bf16_dots_pay() { Level::Avx512 } else { best }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_levels() {
+        for level in available() {
+            assert_eq!(Level::parse(level.name()), Ok(level));
+        }
+        assert!(available().contains(&detect()));
+    }
+
+    #[test]
+    fn a_level_that_is_not_here_is_refused_by_name() {
+        let all = names(&available());
+        let message = |name| Level::parse(name).unwrap_err().to_string();
+        assert_eq!(message("amx"), format!("CPU level `amx` is not available here; this machine has {all}"));
+        assert_eq!(message("AVX"), format!("CPU level `AVX` is unknown; this machine has {all}"));
+    }
+}
