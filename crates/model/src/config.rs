@@ -1,6 +1,8 @@
 //! What a Llama-shaped model is: one `Config`, what its numbers mean, and what is refused.
 
+pub(crate) mod gguf;
 mod hugging_face;
+mod llama2c;
 
 use backend::Heads;
 
@@ -186,6 +188,12 @@ impl Rope {
             1.0 / (f64::from(self.theta).powf(f64::from(exponent)) as f32)
         };
         (0..head_dim / 2).map(|pair| base(pair) / self.scaling.divisor(pair, base(pair))).collect()
+    }
+
+    /// What each pair's frequency is divided by, for [`RopeScaling::Divisors`].
+    pub(crate) fn divisors(&self, head_dim: usize) -> Vec<f32> {
+        let plain = Self { theta: self.theta, scaling: RopeScaling::None }.frequencies(head_dim);
+        plain.iter().enumerate().map(|(pair, &frequency)| self.scaling.divisor(pair, frequency)).collect()
     }
 
     /// Cosines and sines for `positions` positions in the layout of [`backend::Backend::rope`]: `positions × head_dim`.

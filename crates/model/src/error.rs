@@ -31,6 +31,12 @@ pub enum ModelError {
     /// Weights of a Hugging Face folder.
     #[error(transparent)]
     Safetensors(#[from] formats::safetensors::SafetensorsError),
+    /// A GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] formats::gguf::GgufError),
+    /// A llama2.c file.
+    #[error(transparent)]
+    Llama2c(#[from] formats::llama2c::Llama2cError),
     /// Neither folder nor a file of a known kind.
     #[error(
         "{path}: not a model that can be read; give a Hugging Face folder, a `.gguf` file or a llama2.c `.bin` file"
@@ -38,14 +44,6 @@ pub enum ModelError {
     UnknownFormat {
         /// What was given.
         path: PathBuf,
-    },
-    /// A tensor that the config calls for.
-    #[error("{path}: tensor `{name}` is missing; the config does not belong to these weights, or they are incomplete")]
-    Missing {
-        /// The folder or file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
     },
     /// Tensors that the config does not call for.
     #[error(
@@ -95,6 +93,29 @@ pub enum ModelError {
         name: String,
         /// Its encoding.
         encoding: Encoding,
+    },
+    /// A type that Hugging Face folders do not hold.
+    #[error("{path}: a Hugging Face folder holds f32, f16 or bf16, not {encoding}; choose one of them, or write GGUF")]
+    NotForFolder {
+        /// The folder that was to be written.
+        path: PathBuf,
+        /// What was asked for.
+        encoding: Encoding,
+    },
+    /// An export that computes something else than its source.
+    #[error(
+        "{path}: logits of the written model differ from the source's by {found:.2e} of their spread, {bound:.0e} is \
+         allowed for {encoding}; nothing was kept, export as f32 or choose a type of more bits"
+    )]
+    Unfaithful {
+        /// What was to be written.
+        path: PathBuf,
+        /// Its type.
+        encoding: Encoding,
+        /// Relative difference found.
+        found: f64,
+        /// Largest allowed.
+        bound: f64,
     },
     /// Bytes that do not decode.
     #[error("tensor `{tensor}`: {error}")]

@@ -9,6 +9,7 @@ mod activations;
 mod config;
 pub mod cost;
 mod error;
+pub mod export;
 mod init;
 pub mod llama;
 mod memory;

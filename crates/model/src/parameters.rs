@@ -7,6 +7,10 @@ use crate::tensors::{Role, Tensor};
 use crate::weights::{Block, Model};
 use crate::{Config, ModelError};
 use backend::{Backend, Buf, Element, Matrix, Precision};
+use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
+use formats::safetensors::{self, SINGLE_NAME};
+use formats::{Encoding, TensorPlan, quant};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -218,6 +222,52 @@ impl Parameters {
     pub fn to_stored(&self, b: &dyn Backend) -> Vec<(Tensor, Vec<f32>)> {
         let master = |part: Part| (part.tensor, self.read_part(b, self.list[part.parameter].master, &part));
         self.parts().into_iter().map(master).collect()
+    }
+
+    /// Writes the masters as a Hugging Face folder's `config.json`, `generation_config.json` and `model.safetensors`
+    /// (f32) into `folder`, which must exist; `metadata` goes into the header. No more than one tensor is held.
+    ///
+    /// # Errors
+    /// [`ModelError::File`] and its like.
+    pub fn save(&self, b: &dyn Backend, folder: &Path, metadata: &safetensors::Metadata) -> Result<(), ModelError> {
+        let config = self.config.to_hf("float32")?;
+        config.write(&folder.join(CONFIG_NAME))?;
+        let generation = GenerationConfig {
+            bos_token_id: self.config.bos,
+            eos_token_id: self.config.eos.clone(),
+            ..GenerationConfig::default()
+        };
+        generation.write(&folder.join(GENERATION_CONFIG_NAME))?;
+        let masters: Vec<Buf> = self.list.iter().map(|parameter| parameter.master).collect();
+        self.save_tensors(b, &folder.join(SINGLE_NAME), &masters, "", metadata)
+    }
+
+    /// Writes one buffer per parameter (in the order of the list, each of its parameter's shape) as the tensors of a
+    /// Hugging Face folder, f32, their names after `prefix`. Moments of an optimizer are saved so.
+    ///
+    /// # Errors
+    /// [`ModelError::Safetensors`].
+    pub fn save_tensors(
+        &self,
+        b: &dyn Backend,
+        file: &Path,
+        buffers: &[Buf],
+        prefix: &str,
+        metadata: &safetensors::Metadata,
+    ) -> Result<(), ModelError> {
+        let parts = self.parts();
+        let plan = |part: &Part| TensorPlan {
+            name: format!("{prefix}{}", part.tensor.name()),
+            encoding: Encoding::F32,
+            shape: part.tensor.shape(),
+        };
+        let plans: Vec<TensorPlan> = parts.iter().map(plan).collect();
+        safetensors::write_with(file, &plans, metadata, |index, writer| {
+            let part = &parts[index];
+            let values = self.read_part(b, buffers[part.parameter], part);
+            writer.write_all(&quant::encode(Encoding::F32, &values).map_err(io::Error::other)?)
+        })?;
+        Ok(())
     }
 
     /// Gives everything back; models made by [`Parameters::model`] must not be used again.

@@ -2,7 +2,9 @@
 
 use crate::tensors::{self, PairOrder, Role, Tensor};
 use crate::{Config, ModelError};
+use formats::gguf::Gguf;
 use formats::hf_config::{GenerationConfig, HfConfig};
+use formats::llama2c::Llama2c;
 use formats::safetensors::Weights;
 use formats::{Encoding, StoredTensor, file, quant};
 use std::borrow::Cow;
@@ -20,6 +22,8 @@ pub struct Source {
 #[derive(Debug)]
 enum Files {
     HuggingFace(Weights),
+    Gguf(Gguf),
+    Llama2c(Llama2c),
 }
 
 /// A tensor's rows as they are encoded, in half-split order of pairs.
@@ -39,12 +43,12 @@ impl Source {
     /// [`ModelError`]: another format or architecture, or a tensor that is missing, misshaped or not understood.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let source = match extension.to_ascii_lowercase().as_str() {
-            _ if file::is_dir(path) => Self::open_folder(path)?,
-            _ => return Err(ModelError::UnknownFormat { path: path.into() }),
-        };
-        source.check()?;
-        Ok(source)
+        match extension.to_ascii_lowercase().as_str() {
+            _ if file::is_dir(path) => Self::open_folder(path),
+            "gguf" => Self::open_gguf(path),
+            "bin" => Self::open_llama2c(path),
+            _ => Err(ModelError::UnknownFormat { path: path.into() }),
+        }
     }
 
     fn open_folder(path: &Path) -> Result<Self, ModelError> {
@@ -55,7 +59,25 @@ impl Source {
             config.eos = generation.eos_token_id;
             config.validate().map_err(|error| ModelError::config(path, error))?;
         }
-        Ok(Self { path: path.into(), config, files: Files::HuggingFace(Weights::open(path)?) })
+        Self::checked(path, config, Files::HuggingFace(Weights::open(path)?))
+    }
+
+    /// Opens a GGUF file, whatever its name.
+    pub(crate) fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        let gguf = Gguf::open(path)?;
+        Self::checked(path, Config::from_gguf(&gguf)?, Files::Gguf(gguf))
+    }
+
+    fn open_llama2c(path: &Path) -> Result<Self, ModelError> {
+        let llama2c = Llama2c::open(path)?;
+        let config = Config::from_llama2c(llama2c.shape()).map_err(|error| ModelError::config(path, error))?;
+        Self::checked(path, config, Files::Llama2c(llama2c))
+    }
+
+    fn checked(path: &Path, config: Config, files: Files) -> Result<Self, ModelError> {
+        let source = Self { path: path.into(), config, files };
+        source.check()?;
+        Ok(source)
     }
 
     /// The shape.
@@ -71,7 +93,7 @@ impl Source {
     /// A tensor's encoded rows.
     ///
     /// # Errors
-    /// [`ModelError::Missing`] for one that the model does not have (a tied model's head).
+    /// [`ModelError`] for one that the model does not have (a tied model's head).
     pub fn encoded(&self, tensor: &Tensor) -> Result<Encoded<'_>, ModelError> {
         let stored = self.stored(tensor)?;
         let rotated = matches!(tensor.role, Role::Query | Role::Key);
@@ -116,6 +138,7 @@ impl Source {
     fn order(&self) -> PairOrder {
         match self.files {
             Files::HuggingFace(_) => PairOrder::Halves,
+            Files::Gguf(_) | Files::Llama2c(_) => PairOrder::Neighbours,
         }
     }
 
@@ -123,20 +146,25 @@ impl Source {
     fn name(&self, tensor: &Tensor) -> String {
         match self.files {
             Files::HuggingFace(_) => tensor.name(),
+            Files::Gguf(_) => tensor.gguf_name(),
+            Files::Llama2c(_) => tensor.llama2c_name(),
         }
     }
 
     fn names(&self) -> BTreeSet<String> {
         match &self.files {
             Files::HuggingFace(weights) => weights.names().map(String::from).collect(),
+            Files::Gguf(gguf) => gguf.tensors().map(|tensor| tensor.name).collect(),
+            Files::Llama2c(llama2c) => llama2c.names().map(String::from).collect(),
         }
     }
 
     fn stored(&self, tensor: &Tensor) -> Result<StoredTensor<'_>, ModelError> {
         let name = self.name(tensor);
         let stored = match &self.files {
-            Files::HuggingFace(weights) if weights.contains(&name) => weights.tensor(&name)?,
-            Files::HuggingFace(_) => return Err(ModelError::Missing { path: self.path.clone(), name }),
+            Files::HuggingFace(weights) => weights.tensor(&name)?,
+            Files::Gguf(gguf) => gguf.tensor(&name)?,
+            Files::Llama2c(llama2c) => llama2c.tensor(&name)?,
         };
         if stored.shape != tensor.shape() {
             return Err(ModelError::Misshaped {

@@ -1,0 +1,152 @@
+//! `Config` from and to the keys of a GGUF file of architecture `llama`.
+
+use crate::config::{Config, ConfigError, Rope, RopeScaling};
+use crate::tensors::{Role, Tensor};
+use crate::ModelError;
+use backend::Heads;
+use formats::Encoding;
+use formats::gguf::{Gguf, Value};
+
+/// The tensor that lists a divisor for each pair of rotated elements.
+pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
+impl Config {
+    /// The shape that a GGUF file states, checked.
+    ///
+    /// # Errors
+    /// [`ModelError::Gguf`] for keys that are missing or of a wrong type; [`ModelError::ConfigOf`] for another
+    /// architecture than `llama`, experts, or numbers out of range.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
+        refuse_other_architectures(gguf)?;
+        let size = |key| gguf.require::<usize>(key);
+        let optional = |key| gguf.find::<usize>(key);
+        let (width, heads) = (size("llama.embedding_length")?, size("llama.attention.head_count")?);
+        let even_share = width.checked_div(heads).unwrap_or(0);
+        let head_dim = optional("llama.attention.key_length")?.unwrap_or(even_share);
+        for field in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+            if let Some(other) = optional(field)?.filter(|&other| other != head_dim) {
+                let supported = "values and rotation span the whole head, as long as its keys";
+                return refuse(gguf, ConfigError::Unsupported { field, value: other.to_string(), supported });
+            }
+        }
+        let config = Self {
+            vocab: vocab(gguf)?,
+            width,
+            layers: size("llama.block_count")?,
+            heads: Heads { heads, kv_heads: optional("llama.attention.head_count_kv")?.unwrap_or(heads), head_dim },
+            ffn_width: size("llama.feed_forward_length")?,
+            context: size("llama.context_length")?,
+            norm_epsilon: gguf.require("llama.attention.layer_norm_rms_epsilon")?,
+            rope: Rope { theta: gguf.find("llama.rope.freq_base")?.unwrap_or(10_000.0), scaling: scaling(gguf)? },
+            tied: !gguf.contains("output.weight"),
+            bos: gguf.find("tokenizer.ggml.bos_token_id")?,
+            eos: end_tokens(gguf)?,
+            initializer_range: 0.02,
+        };
+        config.validate().map_err(|error| ModelError::config(gguf.path(), error))?;
+        Ok(config)
+    }
+
+    /// The keys of a GGUF file that llama.cpp loads, `file_type` of its weights among them; the tokenizer's are not.
+    pub fn gguf_entries(&self, encoding: Encoding) -> Vec<(String, Value)> {
+        let size = |key: &str, size: usize| (format!("llama.{key}"), Value::U32(size as u32));
+        let mut entries = vec![
+            ("general.architecture".into(), Value::String("llama".into())),
+            ("general.file_type".into(), Value::U32(file_type(encoding))),
+            ("general.quantization_version".into(), Value::U32(2)),
+            size("vocab_size", self.vocab),
+            size("context_length", self.context),
+            size("embedding_length", self.width),
+            size("block_count", self.layers),
+            size("feed_forward_length", self.ffn_width),
+            size("attention.head_count", self.heads.heads),
+            size("attention.head_count_kv", self.heads.kv_heads),
+            size("attention.key_length", self.heads.head_dim),
+            size("attention.value_length", self.heads.head_dim),
+            size("rope.dimension_count", self.heads.head_dim),
+            ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(self.norm_epsilon)),
+            ("llama.rope.freq_base".into(), Value::F32(self.rope.theta)),
+        ];
+        if let RopeScaling::Linear { factor } = self.rope.scaling {
+            entries.push(("llama.rope.scaling.type".into(), Value::String("linear".into())));
+            entries.push(("llama.rope.scaling.factor".into(), Value::F32(factor)));
+        }
+        entries
+    }
+
+    /// What [`ROPE_DIVISORS`] must hold, where keys alone do not say the scaling.
+    pub(crate) fn gguf_rope_divisors(&self) -> Option<Vec<f32>> {
+        match &self.rope.scaling {
+            RopeScaling::None | RopeScaling::Linear { .. } => None,
+            RopeScaling::Divisors(divisors) => Some(divisors.clone()),
+            RopeScaling::Llama3 { .. } => Some(self.rope.divisors(self.heads.head_dim)),
+        }
+    }
+}
+
+fn refuse<T>(gguf: &Gguf, error: ConfigError) -> Result<T, ModelError> {
+    Err(ModelError::config(gguf.path(), error))
+}
+
+fn refuse_other_architectures(gguf: &Gguf) -> Result<(), ModelError> {
+    let architecture: &str = gguf.require("general.architecture")?;
+    if architecture != "llama" {
+        let (field, value) = ("general.architecture", architecture.into());
+        return refuse(gguf, ConfigError::Unsupported { field, value, supported: "only `llama` is" });
+    }
+    // Mixtral calls itself `llama` too.
+    match gguf.find::<u32>("llama.expert_count")? {
+        None | Some(0) => Ok(()),
+        Some(experts) => {
+            let (field, value) = ("llama.expert_count", experts.to_string());
+            refuse(gguf, ConfigError::Unsupported { field, value, supported: "mixtures of experts are not" })
+        }
+    }
+}
+
+/// The rows of the embedding; what keys say of the vocabulary is often left out or longer.
+fn vocab(gguf: &Gguf) -> Result<usize, ModelError> {
+    let name = Tensor { role: Role::Embedding, layer: 0, rows: 0, cols: 0 }.gguf_name();
+    Ok(gguf.tensor(&name)?.shape.first().copied().unwrap_or(0))
+}
+
+fn scaling(gguf: &Gguf) -> Result<RopeScaling, ModelError> {
+    if gguf.contains(ROPE_DIVISORS) {
+        let tensor = gguf.tensor(ROPE_DIVISORS)?;
+        let decoded = tensor.to_f32().map_err(|error| ModelError::Decode { tensor: ROPE_DIVISORS.into(), error })?;
+        return Ok(RopeScaling::Divisors(decoded));
+    }
+    let field = "llama.rope.scaling.type";
+    match gguf.find::<&str>(field)? {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.require("llama.rope.scaling.factor")? }),
+        Some(other) => {
+            let supported = "`none`, `linear` and a list of divisors are";
+            refuse(gguf, ConfigError::Unsupported { field, value: other.into(), supported })
+        }
+    }
+}
+
+/// The end of a text, and for chat models the end of a turn.
+fn end_tokens(gguf: &Gguf) -> Result<Vec<u32>, ModelError> {
+    let mut tokens = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        tokens.extend(gguf.find::<u32>(key)?.filter(|id| !tokens.contains(id)));
+    }
+    Ok(tokens)
+}
+
+/// llama.cpp's number for a file whose matrices are of this type (`LLAMA_FTYPE_…`); only ever shown, never relied on.
+const fn file_type(encoding: Encoding) -> u32 {
+    match encoding {
+        Encoding::F32 => 0,
+        Encoding::F16 => 1,
+        Encoding::Q4_0 => 2,
+        Encoding::Q4_1 => 3,
+        Encoding::Q8_0 => 7,
+        Encoding::Q5_0 => 8,
+        Encoding::Q5_1 => 9,
+        Encoding::Bf16 => 32,
+        _ => 1024, // "guessed"
+    }
+}

@@ -1,0 +1,231 @@
+//! Writing a model in another format or type, and proving that what was written is the same model: it is read back,
+//! and its logits on a fixed probe are compared with the source's, before it gets its name.
+
+mod probe;
+
+use crate::ModelError;
+use crate::config::gguf::ROPE_DIVISORS;
+use crate::source::{Encoded, Source};
+use crate::tensors::{self, PairOrder, Role, Tensor};
+use backend::Backend;
+use formats::file::{self, FileError};
+use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
+use formats::gguf::{self, Value};
+use formats::safetensors::{self, SINGLE_NAME};
+use formats::{Encoding, TensorPlan, quant};
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// What was written, and how far its logits are from the source's.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Tensors written.
+    pub tensors: usize,
+    /// Bytes of their data.
+    pub bytes: u64,
+    /// Tokens of the probe.
+    pub tokens: usize,
+    /// Largest |Δlogit| over probe and vocabulary.
+    pub max_logit_difference: f64,
+    /// Root mean square of Δlogit over that of the logits about each row's mean. The bound is on this.
+    pub relative_difference: f64,
+    /// Largest `relative_difference` that would have been accepted.
+    pub bound: f64,
+    /// Mean Kullback–Leibler divergence of the written model's next-token distribution from the source's, nats per
+    /// token.
+    pub kl_divergence: f64,
+}
+
+/// Largest relative difference of logits that a sound export shows.
+///
+/// Rounding weights to `k` bits moves logits of a model of ordinary depth by a few units of their last bit; each bound
+/// is several times what random and trained models showed (f32 0, f16 3e-4, bf16 4e-3, q8_0 1e-2, q4 0.1 to 0.2) and
+/// far below what a wrong order of rows does (about 1).
+const fn bound(encoding: Encoding) -> f64 {
+    match encoding {
+        Encoding::F32 => 1e-4,
+        Encoding::F16 => 5e-3,
+        Encoding::Bf16 => 4e-2,
+        Encoding::Q8_0 => 8e-2,
+        _ => 0.5,
+    }
+}
+
+/// Writes `source` as a Hugging Face folder `out`, which must not exist. `others` is called with the folder in the
+/// making, to put beside the weights what the model crate knows nothing of (the tokenizer's files).
+///
+/// # Errors
+/// [`ModelError`]; `out` is then not there. [`ModelError::Unfaithful`] if the logits differ too much.
+pub fn to_hf_folder(
+    b: &dyn Backend,
+    source: &Path,
+    encoding: Encoding,
+    out: &Path,
+    others: &mut dyn FnMut(&Path) -> Result<(), FileError>,
+) -> Result<Report, ModelError> {
+    let dtype = match encoding {
+        Encoding::F32 => "float32",
+        Encoding::F16 => "float16",
+        Encoding::Bf16 => "bfloat16",
+        _ => return Err(ModelError::NotForFolder { path: out.into(), encoding }),
+    };
+    refuse_existing(out)?;
+    let source = Source::open(source)?;
+    let config = source.config().to_hf(dtype).map_err(|error| ModelError::config(source.path(), error))?;
+    let generation = if file::is_dir(source.path()) {
+        GenerationConfig::read(source.path())?
+    } else {
+        let (bos_token_id, eos_token_id) = (source.config().bos, source.config().eos.clone());
+        GenerationConfig { bos_token_id, eos_token_id, ..GenerationConfig::default() }
+    };
+    let expected = probe::logits_of(b, &source)?;
+    let mut report = None;
+    file::write_folder(out, |folder| {
+        config.write(&folder.join(CONFIG_NAME))?;
+        generation.write(&folder.join(GENERATION_CONFIG_NAME))?;
+        let tensors = tensors::all(source.config());
+        let plans: Vec<TensorPlan> =
+            tensors.iter().map(|tensor| TensorPlan { name: tensor.name(), encoding, shape: tensor.shape() }).collect();
+        let metadata = safetensors::Metadata::new();
+        safetensors::write_with(&folder.join(SINGLE_NAME), &plans, &metadata, |index, writer| {
+            write_encoded(&source, &tensors[index], encoding, writer)
+        })?;
+        others(folder)?;
+        report = Some(verify(b, &Source::open(folder)?, &expected, encoding, &plans, out)?);
+        Ok::<(), ModelError>(())
+    })?;
+    report.ok_or_else(|| ModelError::UnknownFormat { path: out.into() })
+}
+
+/// Writes `source` as a GGUF file `out`, which must not exist: matrices in `encoding` (f32, f16, bf16, q8_0, q4_0, q4_1,
+/// q5_0 or q5_1), norms in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
+/// config's own.
+///
+/// Rows that are no whole blocks of a quantised type are stored in f16, as llama.cpp does.
+///
+/// # Errors
+/// [`ModelError`]; `out` is then not there. [`ModelError::Unfaithful`] if the logits differ too much.
+pub fn to_gguf(
+    b: &dyn Backend,
+    source: &Path,
+    encoding: Encoding,
+    out: &Path,
+    entries: &[(String, Value)],
+) -> Result<Report, ModelError> {
+    refuse_existing(out)?;
+    let source = Source::open(source)?;
+    let config = source.config();
+    let mut all_entries = config.gguf_entries(encoding);
+    let stated = [("bos", config.bos), ("eos", config.eos.first().copied())];
+    all_entries.extend(stated.into_iter().filter_map(|(token, id)| {
+        Some((format!("tokenizer.ggml.{token}_token_id"), Value::U32(id?)))
+    }));
+    all_entries.retain(|(key, _)| entries.iter().all(|(other, _)| other != key));
+    all_entries.extend_from_slice(entries);
+
+    let tensors = tensors::all(config);
+    let mut plans: Vec<TensorPlan> = tensors.iter().map(|tensor| gguf_plan(tensor, encoding)).collect();
+    let divisors = config.gguf_rope_divisors();
+    plans.extend(divisors.as_ref().map(|divisors| TensorPlan {
+        name: ROPE_DIVISORS.into(),
+        encoding: Encoding::F32,
+        shape: vec![divisors.len()],
+    }));
+    let expected = probe::logits_of(b, &source)?;
+    let unverified = unverified_name(out);
+    gguf::write_with(&unverified, &all_entries, &plans, |index, writer| match tensors.get(index) {
+        Some(tensor) => write_gguf_tensor(&source, tensor, plans[index].encoding, writer),
+        None => {
+            let values = divisors.as_deref().unwrap_or_default();
+            writer.write_all(&quant::encode(Encoding::F32, values).map_err(io::Error::other)?)
+        }
+    })?;
+    let verified = Source::open_gguf(&unverified).and_then(|written| verify(b, &written, &expected, encoding, &plans, out));
+    match verified {
+        Ok(report) => {
+            file::rename(&unverified, out)?;
+            Ok(report)
+        }
+        Err(error) => {
+            file::remove_file(&unverified)?;
+            Err(error)
+        }
+    }
+}
+
+fn refuse_existing(out: &Path) -> Result<(), FileError> {
+    if file::exists(out) { Err(FileError::Exists { path: out.into() }) } else { Ok(()) }
+}
+
+/// Beside `out`, and named as `formats::file` names things in the making.
+fn unverified_name(out: &Path) -> PathBuf {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!(".{name}.unverified{}", file::PARTIAL_SUFFIX))
+}
+
+fn gguf_plan(tensor: &Tensor, encoding: Encoding) -> TensorPlan {
+    let encoding = if tensor.role.is_norm() {
+        Encoding::F32
+    } else if tensor.cols.is_multiple_of(quant::block_len(encoding)) {
+        encoding
+    } else {
+        Encoding::F16
+    };
+    TensorPlan { name: tensor.gguf_name(), encoding, shape: tensor.shape() }
+}
+
+fn write_gguf_tensor(source: &Source, tensor: &Tensor, encoding: Encoding, writer: &mut dyn Write) -> io::Result<()> {
+    let bytes = reencode(source.encoded(tensor).map_err(io::Error::other)?, encoding).map_err(io::Error::other)?;
+    if !matches!(tensor.role, Role::Query | Role::Key) {
+        return writer.write_all(&bytes);
+    }
+    let (head_dim, row_bytes) = (source.config().heads.head_dim, bytes.len() / tensor.rows);
+    writer.write_all(&tensors::reorder_pairs(&bytes, head_dim, row_bytes, PairOrder::Neighbours))
+}
+
+/// Writes a tensor's rows in `encoding`; rows that have it already are taken as they are.
+fn write_encoded(source: &Source, tensor: &Tensor, encoding: Encoding, writer: &mut dyn Write) -> io::Result<()> {
+    let found = source.encoded(tensor).map_err(io::Error::other)?;
+    writer.write_all(&reencode(found, encoding).map_err(io::Error::other)?)
+}
+
+fn reencode(found: Encoded<'_>, encoding: Encoding) -> Result<Cow<'_, [u8]>, quant::QuantError> {
+    if found.encoding == encoding {
+        return Ok(found.bytes);
+    }
+    Ok(quant::encode(encoding, &quant::decode_all(found.encoding, &found.bytes)?)?.into())
+}
+
+/// Reads the written model back and compares; `out` is its name to be.
+fn verify(
+    b: &dyn Backend,
+    written: &Source,
+    expected: &probe::Logits,
+    encoding: Encoding,
+    plans: &[TensorPlan],
+    out: &Path,
+) -> Result<Report, ModelError> {
+    let found = probe::logits_of(b, written)?;
+    let difference = expected.compare(&found);
+    let report = Report {
+        tensors: plans.len(),
+        bytes: plans.iter().filter_map(TensorPlan::bytes).map(|bytes| bytes as u64).sum(),
+        tokens: expected.tokens,
+        max_logit_difference: difference.largest,
+        relative_difference: difference.relative,
+        bound: bound(encoding),
+        kl_divergence: difference.kl_divergence,
+    };
+    // Written so that a NaN is refused too.
+    if report.relative_difference <= report.bound {
+        Ok(report)
+    } else {
+        Err(ModelError::Unfaithful {
+            path: out.into(),
+            encoding,
+            found: report.relative_difference,
+            bound: report.bound,
+        })
+    }
+}
