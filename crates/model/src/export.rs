@@ -9,8 +9,8 @@ use crate::source::{Encoded, Source};
 use crate::tensors::{self, PairOrder, Role, Tensor};
 use backend::Backend;
 use formats::file::{self, FileError};
-use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
 use formats::gguf::{self, Value};
+use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
 use formats::safetensors::{self, SINGLE_NAME};
 use formats::{Encoding, TensorPlan, quant};
 use std::borrow::Cow;
@@ -118,9 +118,11 @@ pub fn to_gguf(
     let config = source.config();
     let mut all_entries = config.gguf_entries(encoding);
     let stated = [("bos", config.bos), ("eos", config.eos.first().copied())];
-    all_entries.extend(stated.into_iter().filter_map(|(token, id)| {
-        Some((format!("tokenizer.ggml.{token}_token_id"), Value::U32(id?)))
-    }));
+    all_entries.extend(
+        stated
+            .into_iter()
+            .filter_map(|(token, id)| Some((format!("tokenizer.ggml.{token}_token_id"), Value::U32(id?)))),
+    );
     all_entries.retain(|(key, _)| entries.iter().all(|(other, _)| other != key));
     all_entries.extend_from_slice(entries);
 
@@ -141,7 +143,8 @@ pub fn to_gguf(
             writer.write_all(&quant::encode(Encoding::F32, values).map_err(io::Error::other)?)
         }
     })?;
-    let verified = Source::open_gguf(&unverified).and_then(|written| verify(b, &written, &expected, encoding, &plans, out));
+    let verified =
+        Source::open_gguf(&unverified).and_then(|written| verify(b, &written, &expected, encoding, &plans, out));
     match verified {
         Ok(report) => {
             file::rename(&unverified, out)?;

@@ -1,8 +1,8 @@
 //! `Config` from and to the keys of a GGUF file of architecture `llama`.
 
+use crate::ModelError;
 use crate::config::{Config, ConfigError, Rope, RopeScaling};
 use crate::tensors::{Role, Tensor};
-use crate::ModelError;
 use backend::Heads;
 use formats::Encoding;
 use formats::gguf::{Gguf, Value};
