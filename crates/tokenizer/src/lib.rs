@@ -20,15 +20,18 @@ mod load;
 mod pre;
 mod problem;
 mod ranks;
+mod save;
 mod scored;
 mod sentencepiece;
 mod stream;
+mod train;
 mod vocabulary;
 
 use added::{Matcher, Part};
 use engine::Engine;
 pub use problem::{Problem, TokenizerError};
 pub use stream::StreamDecoder;
+pub use train::{Kind, TrainOptions, train};
 use vocabulary::{Family, PieceKind, Prefix, SPACE_MARK, Vocabulary};
 
 /// A tokenizer, ready to encode and decode from any number of threads at once.
@@ -60,18 +63,20 @@ impl std::fmt::Debug for Tokenizer {
 struct Original {
     json: Option<Vec<u8>>,
     model: Option<Vec<u8>>,
+    /// `tokenizer_config.json`, which may hold a chat template.
+    settings: Option<Vec<u8>>,
 }
 
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`. Begin and end tokens are guessed from their usual spellings, because
     /// the format does not name them; [`Tokenizer::load`] takes them from the files beside it.
     pub fn from_json_bytes(bytes: &[u8]) -> Result<Self, Problem> {
-        Self::build(json::read(bytes)?, Original { json: Some(bytes.to_vec()), model: None })
+        Self::build(json::read(bytes)?, Original { json: Some(bytes.to_vec()), ..Original::default() })
     }
 
     /// Reads the content of a SentencePiece `tokenizer.model`.
     pub fn from_model_bytes(bytes: &[u8]) -> Result<Self, Problem> {
-        Self::build(sentencepiece::read(bytes)?, Original { json: None, model: Some(bytes.to_vec()) })
+        Self::build(sentencepiece::read(bytes)?, Original { model: Some(bytes.to_vec()), ..Original::default() })
     }
 
     fn build(vocabulary: Vocabulary, original: Original) -> Result<Self, Problem> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use formats::file;
 use serde_json::Value;
 
 use crate::problem::{Problem, TokenizerError};
@@ -19,37 +20,35 @@ impl Tokenizer {
     ///
     /// Begin and end tokens are taken from `tokenizer_config.json` beside a `tokenizer.json` where there is one.
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
-        let file = if path.is_dir() { find_in_folder(path)? } else { path.to_owned() };
-        let refused = |problem| TokenizerError::Refused { file: file.clone(), problem };
-        let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let bytes = read(&file, FILE_BYTES_MAX)?;
+        let path = if file::is_dir(path) { find_in_folder(path)? } else { path.to_owned() };
+        let refused = |problem| TokenizerError::Refused { file: path.clone(), problem };
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let bytes = file::read(&path, FILE_BYTES_MAX)?;
         match extension.as_str() {
             "json" => {
                 let mut vocabulary = json::read(&bytes).map_err(refused)?;
-                let config = file.with_file_name("tokenizer_config.json");
-                if config.is_file() {
-                    let settings = read(&config, SETTINGS_BYTES_MAX)?;
-                    let refused = |problem| TokenizerError::Refused { file: config, problem };
+                let mut original = Original { json: Some(bytes), ..Original::default() };
+                let beside = path.with_file_name("tokenizer_config.json");
+                if file::is_file(&beside) {
+                    let settings = file::read(&beside, SETTINGS_BYTES_MAX)?;
+                    let refused = |problem| TokenizerError::Refused { file: beside, problem };
                     apply_settings(&settings, &mut vocabulary).map_err(refused)?;
+                    original.settings = Some(settings);
                 }
-                Self::build(vocabulary, Original { json: Some(bytes), model: None }).map_err(refused)
+                Self::build(vocabulary, original).map_err(refused)
             }
             _ => {
                 let vocabulary = sentencepiece::read(&bytes).map_err(refused)?;
-                Self::build(vocabulary, Original { json: None, model: Some(bytes) }).map_err(refused)
+                Self::build(vocabulary, Original { model: Some(bytes), ..Original::default() }).map_err(refused)
             }
         }
     }
 }
 
-fn read(path: &Path, _limit: u64) -> Result<Vec<u8>, TokenizerError> {
-    std::fs::read(path).map_err(|cause| TokenizerError::File { file: path.to_owned(), cause })
-}
-
 /// The tokenizer file of a folder: `tokenizer.json` before `tokenizer.model`.
 fn find_in_folder(folder: &Path) -> Result<PathBuf, TokenizerError> {
     let candidates = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
-    let found = candidates.into_iter().find(|path| path.is_file());
+    let found = candidates.into_iter().find(|path| file::is_file(path));
     found.ok_or_else(|| TokenizerError::NothingInFolder { folder: folder.to_owned() })
 }
 

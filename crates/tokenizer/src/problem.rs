@@ -6,13 +6,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A file that could not be read or written at all.
-    #[error("{}: could not read it: {cause}; check the path", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// The system's reason.
-        cause: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] formats::file::FileError),
     /// A file that was read and refused.
     #[error("{}: {problem}", file.display())]
     Refused {

@@ -145,6 +145,11 @@ impl Vocabulary {
         ids
     }
 
+    /// Whether any ordinary piece has more than one character.
+    pub(crate) fn has_long_pieces(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.kind == PieceKind::Normal && piece.text.chars().nth(1).is_some())
+    }
+
     /// The byte pieces by byte, if all 256 are there.
     pub(crate) fn byte_ids(&self) -> Option<[u32; 256]> {
         let mut ids = [u32::MAX; 256];

@@ -1,5 +1,7 @@
 //! The Llama-2 vocabulary, where the shared models are at hand.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 
 use tokenizer::Tokenizer;
