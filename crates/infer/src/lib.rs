@@ -33,4 +33,4 @@ pub use sample::{Sampler, SamplingOptions};
 pub use score::{Scorer, Window, rolling_windows, score, score_rolling};
 pub use session::{Logits, MAX_GENERATED_ROWS, PROMPT_CHUNK, Session};
 pub use speculate::MAX_DRAFT_LENGTH;
-pub use vocabulary::{Vocabulary, check_vocabularies};
+pub use vocabulary::check_vocabularies;

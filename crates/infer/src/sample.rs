@@ -217,3 +217,6 @@ fn keep_nucleus(entries: &mut Vec<(u32, f32)>, top_p: f32) {
         sorted = end;
     }
 }
+
+#[cfg(test)]
+mod tests;

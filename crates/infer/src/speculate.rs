@@ -72,3 +72,6 @@ fn judge(
     // Rejected though p = q but for rounding: then p is as good as the residual.
     Ok(residual.unwrap_or(p).draw(uniform(seed, Draw::Token, position)))
 }
+
+#[cfg(test)]
+mod tests;
