@@ -9,7 +9,7 @@ mod read;
 mod write;
 
 pub use error::SafetensorsError;
-pub use read::{INDEX_NAME, SINGLE_NAME, Weights};
+pub use read::{INDEX_NAME, SINGLE_NAME, Weights, check, check_index};
 pub(crate) use write::Counter;
 pub use write::{Metadata, write, write_with};
 

@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
 
     fn count(&mut self, what: &'static str, limit: u64) -> Result<u64, Error> {
         let at = self.cursor.at();
-        match self.u64(what)? {
+        match self.u64("a count")? {
             claims if claims > limit => Err(Error::Count { file: self.file(), at, what, claims, limit }),
             claims => Ok(claims),
         }

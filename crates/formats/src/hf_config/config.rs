@@ -57,7 +57,7 @@ pub struct HfConfig {
     pub eos_token_id: Vec<u32>,
     /// Filler token.
     pub pad_token_id: Option<u32>,
-    /// All other keys, as they are; written back after those above.
+    /// All other keys, as they are; written back too.
     pub other: Map<String, Value>,
 }
 
@@ -141,7 +141,7 @@ impl HfConfig {
         Ok(config)
     }
 
-    /// The file's text, keys in the order of the fields, so that transformers 4 and 5 and other readers understand it.
+    /// The file's text, keys sorted, in both spellings, so that transformers 4 and 5 and other readers understand it.
     pub fn to_json(&self) -> String {
         let mut map = Map::new();
         let mut put = |key: &str, value: Value| {

@@ -142,11 +142,27 @@ impl Weights {
     }
 }
 
+/// Checks a whole file's bytes as [`Weights::open`] would; returns the number of tensors. `file` is for messages.
+///
+/// # Errors
+/// [`SafetensorsError`](Error).
+pub fn check(file: &Path, bytes: &[u8]) -> Result<usize, Error> {
+    Ok(parse_header(file, bytes)?.1.tensors().len())
+}
+
+/// Checks the text of an index as [`Weights::open`] would; returns the number of tensors. `file` is for messages.
+///
+/// # Errors
+/// [`SafetensorsError`](Error).
+pub fn check_index(file: &Path, bytes: &[u8]) -> Result<usize, Error> {
+    Ok(parse_index(file, bytes)?.len())
+}
+
 /// Where the data begin, and the header, whose tensors then are inside `bytes`.
 ///
 /// Not the crate's `read_metadata`: that adds the header's length to the end of the last tensor unchecked, which
 /// overflows on a header that claims almost 2⁶⁴ bytes of data.
-pub(super) fn parse_header(file: &Path, bytes: &[u8]) -> Result<(usize, Metadata), Error> {
+fn parse_header(file: &Path, bytes: &[u8]) -> Result<(usize, Metadata), Error> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(Error::TooShort { file: file.into(), bytes: bytes.len() });
     };
@@ -165,7 +181,7 @@ pub(super) fn parse_header(file: &Path, bytes: &[u8]) -> Result<(usize, Metadata
 }
 
 /// Tensor → shard, every shard a plain file name.
-pub(super) fn parse_index(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
+fn parse_index(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
