@@ -1,0 +1,249 @@
+//! Causal attention of grouped heads, forward, backward, and over a cache, without a matrix of tokens × tokens.
+//!
+//! For a query at position t that may see keys `first ≤ s ≤ t`: `p[s] = exp(q·k[s]/√head_dim − logsumexp)` and
+//! `out = Σ p[s] v[s]`. Keys are visited in blocks of [`BLOCK`] at fixed absolute positions, with the online softmax,
+//! each row seeing exactly its own keys in ascending order. So a row's bits depend neither on the rows beside it nor on
+//! threads, and attention over a cache of f32 returns the bits of attention without one; prompt and generated rows are
+//! one family here. Sums of exponentials are kept in sixteen lanes and folded at the end; every product is one chain
+//! of fused additions ([`multiply`]); so all levels return the same bits too.
+//!
+//! Backward: see [`backward`].
+
+mod backward;
+mod forward;
+mod multiply;
+pub(crate) mod pack;
+
+use crate::kv_cache::{KvStore, Layer};
+use crate::lines::with_scratch;
+use crate::simd::at_every_level;
+use crate::split::{Pieces, share};
+use crate::{Level, Pool};
+use backend::{Heads, Rows, Sequences};
+pub(crate) use backward::attention_backward;
+use forward::{KeysValues, Outputs, attend, tile_floats};
+use pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
+use std::ops::Range;
+
+/// Query rows of which a bf16 cache is widened first, once, instead of at each use. Equal bits either way: widening is
+/// exact.
+const WIDEN_ROWS: usize = 17;
+
+/// The queries of one key head: pair `i` is row `base + i / group`, query head `kv_head · group + i % group`.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    /// A whole `qkv` buffer.
+    qkv: &'a [f32],
+    heads: Heads,
+    kv_head: usize,
+    /// The row of `qkv` that stands at position `at`.
+    base: usize,
+    at: usize,
+    /// Of each row of `qkv`.
+    first_key: Option<&'a [u32]>,
+}
+
+impl Queries<'_> {
+    /// The row of `qkv` and the query head of a pair.
+    #[inline(always)]
+    fn row_and_head(&self, pair: usize) -> (usize, usize) {
+        let group = self.heads.group();
+        (self.base + pair / group, self.kv_head * group + pair % group)
+    }
+
+    /// The positions of the keys that a pair sees; never empty.
+    #[inline(always)]
+    fn visible(&self, pair: usize) -> Range<usize> {
+        let row = pair / self.heads.group();
+        let own = self.at + row;
+        let first = self.first_key.map_or(0, |first| first[self.base + row] as usize);
+        first.min(own)..own + 1
+    }
+
+    /// The query of a pair.
+    #[inline(always)]
+    fn query(&self, pair: usize) -> &[f32] {
+        let (row, head) = self.row_and_head(pair);
+        &self.qkv[row * self.heads.qkv_width() + head * self.heads.head_dim..][..self.heads.head_dim]
+    }
+
+    /// The query of a pair, times 1/√head_dim.
+    #[inline(always)]
+    fn scaled(&self, pair: usize, out: &mut [f32]) {
+        let scale = self.scale();
+        for (out, &q) in out.iter_mut().zip(self.query(pair)) {
+            *out = q * scale;
+        }
+    }
+
+    #[inline(always)]
+    fn scale(&self) -> f32 {
+        1.0 / (self.heads.head_dim as f32).sqrt()
+    }
+
+    /// The first block that one of the rows sees.
+    fn first_block(&self, rows: Range<usize>) -> usize {
+        let group = self.heads.group();
+        rows.map(|row| self.visible(row * group).start).min().unwrap_or(0) / BLOCK
+    }
+}
+
+/// Parts of the rows of each head, so that all threads have work; cut at blocks.
+fn chunks(pool: &Pool, parts: usize, rows: usize) -> usize {
+    if parts >= 2 * pool.threads() || pool.threads() == 1 {
+        1
+    } else {
+        (4 * pool.threads()).div_ceil(parts).min(rows.div_ceil(BLOCK))
+    }
+}
+
+/// The rows of a chunk of `0..rows`, cut at multiples of the block.
+fn chunk_rows(chunk: usize, chunks: usize, rows: usize) -> Range<usize> {
+    let blocks = share(chunk, chunks, rows.div_ceil(BLOCK));
+    blocks.start * BLOCK..rows.min(blocks.end * BLOCK)
+}
+
+/// Causal attention within each sequence; see `Backend::attention`.
+pub(crate) fn attention(
+    pool: &Pool,
+    level: Level,
+    out: &mut [f32],
+    logsumexp: &mut [f32],
+    qkv: &[f32],
+    sequences: Sequences,
+    heads: Heads,
+    first_key: Option<&[u32]>,
+) {
+    let (rows, tokens) = (sequences.rows(), sequences.tokens);
+    let qkv = &qkv[..rows * heads.qkv_width()];
+    let out = Pieces::new(&mut out[..rows * heads.query_width()]);
+    let logsumexp = Pieces::new(&mut logsumexp[..rows * heads.heads]);
+    let outputs = Outputs { out: &out, logsumexp: Some(&logsumexp) };
+    let all = sequences.batch * heads.kv_heads;
+    let chunks = chunks(pool, all, tokens);
+    pool.run(all * chunks, &|part| {
+        let (head, chunk) = (part / chunks, part % chunks);
+        // Later chunks cost more: they come first.
+        let range = chunk_rows(chunks - 1 - chunk, chunks, tokens);
+        let base = head / heads.kv_heads * tokens;
+        let queries = Queries { qkv, heads, kv_head: head % heads.kv_heads, base, at: 0, first_key };
+        let blocks = queries.first_block(range.clone())..range.end.div_ceil(BLOCK);
+        let floats = blocks.len() * BLOCK * (heads.head_dim + padded(heads.head_dim));
+        with_scratch(floats + tile_floats(heads.head_dim), |scratch| {
+            packed_part(level, queries, blocks, range, outputs, scratch);
+        });
+    });
+}
+
+at_every_level! {
+    fn packed_part(queries: Queries<'_>, blocks: Range<usize>, rows: Range<usize>, outputs: Outputs<'_>, scratch: &mut [f32])
+        = pack_and_attend;
+}
+
+/// Packs the keys and values of `blocks`, then attends.
+#[inline(always)]
+fn pack_and_attend(
+    s: impl crate::simd::Simd,
+    queries: Queries<'_>,
+    blocks: Range<usize>,
+    rows: Range<usize>,
+    outputs: Outputs<'_>,
+    scratch: &mut [f32],
+) {
+    let Heads { head_dim, .. } = queries.heads;
+    let (panels, rest) = scratch.split_at_mut(blocks.len() * BLOCK * head_dim);
+    let (values, scratch) = rest.split_at_mut(blocks.len() * BLOCK * padded(head_dim));
+    let (start, end) = (blocks.start * BLOCK, rows.end.min(blocks.end * BLOCK));
+    let [keys, source] = keys_and_values(queries.qkv, queries.heads, queries.kv_head);
+    to_panels(panels, keys, queries.base + start, 0, end - start, |x| x);
+    if padded(head_dim) != head_dim {
+        values.fill(0.0);
+    }
+    to_rows(values, source, queries.base + start, end - start, |x| x);
+    attend(s, queries, KeysValues { panels, values, first_block: blocks.start }, rows, outputs, scratch);
+}
+
+/// The keys and the values of a key head, in the rows of `qkv`.
+pub(crate) fn keys_and_values(qkv: &[f32], heads: Heads, kv_head: usize) -> [HeadRows<'_>; 2] {
+    let offset = heads.query_width() + kv_head * heads.head_dim;
+    [offset, offset + heads.kv_width()].map(|at| HeadRows::new(qkv, at, heads.qkv_width(), heads.head_dim))
+}
+
+/// Attention over the cached positions `0..=own`; see `Backend::attention_cached`.
+pub(crate) fn attention_cached(
+    pool: &Pool,
+    level: Level,
+    out: &mut [f32],
+    qkv: &[f32],
+    cache: &KvStore,
+    layer: usize,
+    at: usize,
+    rows: Rows,
+) {
+    let (heads, rows) = (cache.heads(), rows.count);
+    assert!(at + rows <= cache.capacity(), "positions {at}..{} of {}", at + rows, cache.capacity());
+    let qkv = &qkv[..rows * heads.qkv_width()];
+    let out = Pieces::new(&mut out[..rows * heads.query_width()]);
+    let outputs = Outputs { out: &out, logsumexp: None };
+    let chunks = chunks(pool, heads.kv_heads, rows);
+    let tile = tile_floats(heads.head_dim);
+    let job = |part: usize| {
+        let (kv_head, chunk) = (part / chunks, part % chunks);
+        let range = chunk_rows(chunks - 1 - chunk, chunks, rows);
+        let queries = Queries { qkv, heads, kv_head, base: 0, at, first_key: None };
+        let blocks = (at + range.end).div_ceil(BLOCK);
+        match cache.layer(layer, kv_head, blocks) {
+            Layer::F32 { panels, values } => with_scratch(tile, |scratch| {
+                attend_f32(level, queries, KeysValues { panels, values, first_block: 0 }, range, outputs, scratch);
+            }),
+            Layer::Bf16 { panels, values } if range.len() * heads.group() < WIDEN_ROWS => {
+                with_scratch(tile, |scratch| {
+                    attend_bf16(level, queries, KeysValues { panels, values, first_block: 0 }, range, outputs, scratch);
+                });
+            }
+            Layer::Bf16 { panels, values } => with_scratch(panels.len() + values.len() + tile, |scratch| {
+                let (wide_panels, rest) = scratch.split_at_mut(panels.len());
+                let (wide_values, scratch) = rest.split_at_mut(values.len());
+                widen(wide_panels, panels);
+                widen(wide_values, values);
+                let kv = KeysValues { panels: wide_panels, values: wide_values, first_block: 0 };
+                attend_f32(level, queries, kv, range, outputs, scratch);
+            }),
+        }
+    };
+    // A few thousand keys' worth of work is less than the hand-over to another thread.
+    if (at + rows) * rows * heads.query_width() < 1 << 14 {
+        (0..heads.kv_heads * chunks).for_each(job);
+    } else {
+        pool.run(heads.kv_heads * chunks, &job);
+    }
+}
+
+at_every_level! {
+    fn attend_f32(
+        queries: Queries<'_>,
+        kv: KeysValues<'_, f32>,
+        rows: Range<usize>,
+        outputs: Outputs<'_>,
+        scratch: &mut [f32],
+    ) = attend;
+}
+
+at_every_level! {
+    fn attend_bf16(
+        queries: Queries<'_>,
+        kv: KeysValues<'_, u16>,
+        rows: Range<usize>,
+        outputs: Outputs<'_>,
+        scratch: &mut [f32],
+    ) = attend;
+}
+
+fn widen(out: &mut [f32], x: &[u16]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits(u32::from(x) << 16);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! The backward of attention.
+//!
+//! With q̃ = q/√head_dim, for each query i and key s that it sees:
+//! `P = exp(q̃·k − logsumexp)`, `dP = dO·v`, `D = dO·O`, `dS = P ⊙ (dP − D)`, and
+//! `dV[s] = Σ_i P dO[i]`, `dK[s] = Σ_i dS q̃[i]`, `dQ[i] = Σ_s dS k[s] / √head_dim`.
+//!
+//! Blocks of keys are the outer loop, tiles of queries the inner one. Sums over queries run in ascending order of rows
+//! and, within a row, of the heads that share the key; sums over keys in ascending order of keys; each is one chain of
+//! fused additions.
+
+use super::multiply::{Left, Right, Size, multiply};
+use super::pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
+use super::{Queries, keys_and_values};
+use crate::lines::with_scratch;
+use crate::reduce::dot;
+use crate::simd::{LANES, Simd, at_every_level};
+use crate::split::{Pieces, share};
+use crate::{Level, Pool};
+use backend::{Heads, Sequences};
+use std::ops::Range;
+
+/// Queries of a tile.
+const TILE: usize = 64;
+/// Queries of a tile that meets the diagonal: a smaller one computes fewer scores that no query sees.
+const DIAGONAL_TILE: usize = 16;
+
+/// What all parts read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    d_out: &'a [f32],
+    out: &'a [f32],
+    logsumexp: &'a [f32],
+}
+
+/// What a part computes: gradients of the keys and values of `keys` (of the sequence), if asked, and of the queries of
+/// rows `rows`, if asked.
+#[derive(Clone)]
+struct Part {
+    keys: Range<usize>,
+    rows: Range<usize>,
+    key_gradients: bool,
+    query_gradients: bool,
+}
+
+/// `d_qkv = ∂attention/∂qkv · d_out`; see `Backend::attention_backward`.
+pub(crate) fn attention_backward(
+    pool: &Pool,
+    level: Level,
+    d_qkv: &mut [f32],
+    d_out: &[f32],
+    out: &[f32],
+    logsumexp: &[f32],
+    qkv: &[f32],
+    sequences: Sequences,
+    heads: Heads,
+    first_key: Option<&[u32]>,
+) {
+    let (rows, tokens) = (sequences.rows(), sequences.tokens);
+    let qkv = &qkv[..rows * heads.qkv_width()];
+    let d_qkv = Pieces::new(&mut d_qkv[..rows * heads.qkv_width()]);
+    let inputs = Inputs { d_out, out, logsumexp };
+    let all = sequences.batch * heads.kv_heads;
+    let parts = parts(all, pool.threads(), tokens);
+    pool.run(all * parts.len(), &|index| {
+        let (head, part) = (index / parts.len(), &parts[index % parts.len()]);
+        let base = head / heads.kv_heads * tokens;
+        let queries = Queries { qkv, heads, kv_head: head % heads.kv_heads, base, at: 0, first_key };
+        with_scratch(scratch_floats(heads, part.rows.len()), |scratch| {
+            backward(level, queries, inputs, part.clone(), &d_qkv, scratch);
+        });
+    });
+}
+
+/// One part for a key head where that keeps the threads busy; else parts for keys and parts for queries, which both
+/// compute the scores (seven products instead of five). The bits are the same.
+fn parts(all: usize, threads: usize, tokens: usize) -> Vec<Part> {
+    let rounds = all.div_ceil(threads);
+    // 5/7 of the threads busy is where both ways take the same time.
+    if all * 7 >= rounds * threads * 5 {
+        return vec![Part { keys: 0..tokens, rows: 0..tokens, key_gradients: true, query_gradients: true }];
+    }
+    let blocks = tokens.div_ceil(BLOCK);
+    let cuts = (4 * threads).div_ceil(all).min(blocks);
+    let cut = |part| {
+        let blocks = share(part, cuts, blocks);
+        blocks.start * BLOCK..tokens.min(blocks.end * BLOCK)
+    };
+    let keys = (0..cuts).map(|part| {
+        let keys = cut(part);
+        Part { rows: keys.start..tokens, keys, key_gradients: true, query_gradients: false }
+    });
+    let queries = (0..cuts).rev().map(|part| {
+        let rows = cut(part);
+        Part { keys: 0..rows.end, rows, key_gradients: false, query_gradients: true }
+    });
+    keys.chain(queries).collect()
+}
+
+/// Blocks of scratch for one block of keys.
+const KEY_BUFFERS: usize = 5;
+
+fn scratch_floats(heads: Heads, rows: usize) -> usize {
+    let width = padded(heads.head_dim);
+    2 * TILE * BLOCK + KEY_BUFFERS * BLOCK * width + rows * heads.group() * (3 * width + 2)
+}
+
+/// The scratch of a part, by name. A pair is a row and one of the query heads that share the key head.
+struct Scratch<'a> {
+    /// P of a tile: `TILE × BLOCK`.
+    weights: &'a mut [f32],
+    /// dP, then dS, of a tile: `TILE × BLOCK`.
+    slopes: &'a mut [f32],
+    /// A block of keys as a panel, of values as a panel, of keys as padded rows.
+    key_panel: &'a mut [f32],
+    value_panel: &'a mut [f32],
+    key_rows: &'a mut [f32],
+    /// Gradients of the block's keys and values, padded rows.
+    d_keys: &'a mut [f32],
+    d_values: &'a mut [f32],
+    /// Of every pair: scaled queries, gradients of outputs, gradients of queries, padded rows.
+    queries: &'a mut [f32],
+    d_out: &'a mut [f32],
+    d_queries: &'a mut [f32],
+    /// Of every pair: logsumexp and D.
+    logsumexp: &'a mut [f32],
+    d_sum: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    fn new(mut memory: &'a mut [f32], heads: Heads, rows: usize) -> Self {
+        let (width, pairs) = (padded(heads.head_dim), rows * heads.group());
+        let mut take = |len| memory.split_off_mut(..len).unwrap_or_default();
+        Self {
+            weights: take(TILE * BLOCK),
+            slopes: take(TILE * BLOCK),
+            key_panel: take(BLOCK * width),
+            value_panel: take(BLOCK * width),
+            key_rows: take(BLOCK * width),
+            d_keys: take(BLOCK * width),
+            d_values: take(BLOCK * width),
+            queries: take(pairs * width),
+            d_out: take(pairs * width),
+            d_queries: take(pairs * width),
+            logsumexp: take(pairs),
+            d_sum: take(pairs),
+        }
+    }
+}
+
+at_every_level! {
+    fn backward(
+        queries: Queries<'_>,
+        inputs: Inputs<'_>,
+        part: Part,
+        d_qkv: &Pieces<'_, f32>,
+        scratch: &mut [f32],
+    ) = backward_part;
+}
+
+#[inline(always)]
+fn backward_part(
+    s: impl Simd,
+    queries: Queries<'_>,
+    inputs: Inputs<'_>,
+    part: Part,
+    d_qkv: &Pieces<'_, f32>,
+    scratch: &mut [f32],
+) {
+    let group = queries.heads.group();
+    let mut scratch = Scratch::new(scratch, queries.heads, part.rows.len());
+    gather(s, queries, inputs, part.rows.clone(), &mut scratch);
+    let pairs = part.rows.start * group..part.rows.end * group;
+    for start in (part.keys.start..part.keys.end).step_by(BLOCK) {
+        let keys = start..part.keys.end.min(start + BLOCK);
+        pack_keys(queries, keys.clone(), &mut scratch);
+        let mut first = pairs.start.max(keys.start * group);
+        while first < pairs.end {
+            let tile = if first / group < keys.end { DIAGONAL_TILE } else { TILE };
+            let tile = first..pairs.end.min(first + tile);
+            first = tile.end;
+            let Some(columns) = slopes(s, queries, keys.clone(), tile.clone(), pairs.start, &mut scratch) else {
+                continue;
+            };
+            let offset = (tile.start - pairs.start) * padded(queries.heads.head_dim);
+            if part.key_gradients {
+                add_to_keys(s, queries.heads, tile.len(), columns, offset, &mut scratch);
+            }
+            if part.query_gradients {
+                add_to_queries(s, queries.heads, tile.len(), columns, offset, &mut scratch);
+            }
+        }
+        if part.key_gradients {
+            scatter_keys(queries, keys, &scratch, d_qkv);
+        }
+    }
+    if part.query_gradients {
+        scatter_queries(queries, pairs, &scratch, d_qkv);
+    }
+}
+
+/// Queries, gradients of outputs, logsumexp and D of all pairs, contiguous and padded.
+#[inline(always)]
+fn gather(s: impl Simd, queries: Queries<'_>, inputs: Inputs<'_>, rows: Range<usize>, scratch: &mut Scratch<'_>) {
+    let Heads { heads, head_dim, .. } = queries.heads;
+    let (width, group) = (padded(head_dim), queries.heads.group());
+    if width != head_dim {
+        scratch.queries.fill(0.0);
+        scratch.d_out.fill(0.0);
+    }
+    scratch.d_queries.fill(0.0);
+    for (i, pair) in (rows.start * group..rows.end * group).enumerate() {
+        let (row, head) = queries.row_and_head(pair);
+        let at = (row * heads + head) * head_dim;
+        let (d_out, out) = (&inputs.d_out[at..][..head_dim], &inputs.out[at..][..head_dim]);
+        queries.scaled(pair, &mut scratch.queries[i * width..][..head_dim]);
+        scratch.d_out[i * width..][..head_dim].copy_from_slice(d_out);
+        scratch.d_sum[i] = dot(s, d_out, out);
+        scratch.logsumexp[i] = inputs.logsumexp[row * heads + head];
+    }
+}
+
+/// The block of keys and values in the forms that the products read; their gradients zero.
+#[inline(always)]
+fn pack_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &mut Scratch<'_>) {
+    let [source, values] = keys_and_values(queries.qkv, queries.heads, queries.kv_head);
+    let row = queries.base + keys.start;
+    if keys.len() < BLOCK || padded(source.head_dim) != source.head_dim {
+        scratch.key_panel.fill(0.0);
+        scratch.value_panel.fill(0.0);
+        scratch.key_rows.fill(0.0);
+    }
+    to_panels(scratch.key_panel, source, row, 0, keys.len(), |x| x);
+    to_panels(scratch.value_panel, values, row, 0, keys.len(), |x| x);
+    to_rows(scratch.key_rows, source, row, keys.len(), |x| x);
+    scratch.d_keys.fill(0.0);
+    scratch.d_values.fill(0.0);
+}
+
+/// P and dS of a tile, zero where a query does not see a key. Returns the number of columns (a whole number of
+/// vectors) beyond which all is zero, or nothing where no query of the tile sees a key of the block.
+#[inline(always)]
+fn slopes<S: Simd>(
+    s: S,
+    queries: Queries<'_>,
+    keys: Range<usize>,
+    tile: Range<usize>,
+    first_pair: usize,
+    scratch: &mut Scratch<'_>,
+) -> Option<usize> {
+    let head_dim = queries.heads.head_dim;
+    let width = padded(head_dim);
+    let mut seen = [(0, 0); TILE];
+    let mut columns = 0;
+    for (seen, pair) in seen.iter_mut().zip(tile.clone()) {
+        let visible = queries.visible(pair);
+        let (from, to) = (visible.start.max(keys.start), visible.end.min(keys.end));
+        if from < to {
+            *seen = (from - keys.start, to - keys.start);
+            columns = columns.max(seen.1);
+        }
+    }
+    if columns == 0 {
+        return None;
+    }
+    let vectors = columns.div_ceil(LANES);
+    let at = tile.start - first_pair;
+    let size = Size { rows: tile.len(), depth: head_dim, vectors };
+    let rows = |data| Left { data, row_stride: width, depth_stride: 1 };
+    let panel = |data| Right { data, stride: BLOCK };
+    let (q, d_out) = (rows(&scratch.queries[at * width..]), rows(&scratch.d_out[at * width..]));
+    multiply::<true, S, f32>(s, scratch.weights, BLOCK, q, panel(&*scratch.key_panel), size);
+    multiply::<true, S, f32>(s, scratch.slopes, BLOCK, d_out, panel(&*scratch.value_panel), size);
+
+    for (i, &(from, to)) in seen[..tile.len()].iter().enumerate() {
+        let weights = &mut scratch.weights[i * BLOCK..][..vectors * LANES];
+        let slopes = &mut scratch.slopes[i * BLOCK..][..vectors * LANES];
+        let logsumexp = s.splat(scratch.logsumexp[at + i]);
+        let d_sum = s.splat(scratch.d_sum[at + i]);
+        for (p, ds) in weights.as_chunks_mut::<LANES>().0.iter_mut().zip(slopes.as_chunks_mut::<LANES>().0) {
+            let weight = s.exp(s.sub(s.load(p), logsumexp));
+            s.store(p, weight);
+            let slope = s.mul(weight, s.sub(s.load(ds), d_sum));
+            s.store(ds, slope);
+        }
+        for row in [weights, slopes] {
+            row[..from].fill(0.0);
+            row[to..].fill(0.0);
+        }
+    }
+    Some(vectors * LANES)
+}
+
+/// `dV += Pᵀ dO` and `dK += dSᵀ q̃`.
+#[inline(always)]
+fn add_to_keys<S: Simd>(s: S, heads: Heads, rows: usize, columns: usize, offset: usize, scratch: &mut Scratch<'_>) {
+    let width = padded(heads.head_dim);
+    let size = Size { rows: columns, depth: rows, vectors: width / LANES };
+    let transposed = |data| Left { data, row_stride: 1, depth_stride: BLOCK };
+    let right = |data| Right { data, stride: width };
+    let (p, ds) = (transposed(&*scratch.weights), transposed(&*scratch.slopes));
+    multiply::<false, S, f32>(s, scratch.d_values, width, p, right(&scratch.d_out[offset..]), size);
+    multiply::<false, S, f32>(s, scratch.d_keys, width, ds, right(&scratch.queries[offset..]), size);
+}
+
+/// `dQ · √head_dim += dS K`.
+#[inline(always)]
+fn add_to_queries<S: Simd>(s: S, heads: Heads, rows: usize, columns: usize, offset: usize, scratch: &mut Scratch<'_>) {
+    let width = padded(heads.head_dim);
+    let size = Size { rows, depth: columns, vectors: width / LANES };
+    let left = Left { data: &*scratch.slopes, row_stride: BLOCK, depth_stride: 1 };
+    let right = Right { data: &*scratch.key_rows, stride: width };
+    multiply::<false, S, f32>(s, &mut scratch.d_queries[offset..], width, left, right, size);
+}
+
+/// Writes the gradients of a block of keys and values.
+#[inline(always)]
+fn scatter_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Pieces<'_, f32>) {
+    let Heads { head_dim, .. } = queries.heads;
+    let key_at = queries.heads.query_width() + queries.kv_head * head_dim;
+    let value_at = key_at + queries.heads.kv_width();
+    for (d, at) in [(&*scratch.d_keys, key_at), (&*scratch.d_values, value_at)] {
+        let d = HeadRows { data: d, stride: padded(head_dim), head_dim };
+        for key in keys.clone() {
+            let at = (queries.base + key) * queries.heads.qkv_width() + at;
+            // SAFETY: the part alone writes the keys and values of these rows and this head.
+            let out = unsafe { d_qkv.piece(at..at + head_dim) };
+            out.copy_from_slice(d.row(key - keys.start));
+        }
+    }
+}
+
+/// Writes the gradients of the queries.
+#[inline(always)]
+fn scatter_queries(queries: Queries<'_>, pairs: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Pieces<'_, f32>) {
+    let Heads { head_dim, .. } = queries.heads;
+    let scale = queries.scale();
+    for (i, pair) in pairs.enumerate() {
+        let (row, head) = queries.row_and_head(pair);
+        let at = row * queries.heads.qkv_width() + head * head_dim;
+        // SAFETY: the part alone writes the queries of these rows and heads.
+        let out = unsafe { d_qkv.piece(at..at + head_dim) };
+        for (out, &d) in out.iter_mut().zip(&scratch.d_queries[i * padded(head_dim)..]) {
+            *out = d * scale;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+use super::*;
+use crate::test_data::{bits, floats, pools};
+use backend::Precision;
+
+const SHAPES: [Heads; 5] = [
+    Heads { heads: 2, kv_heads: 2, head_dim: 64 },
+    Heads { heads: 3, kv_heads: 1, head_dim: 48 },
+    Heads { heads: 2, kv_heads: 1, head_dim: 8 },
+    Heads { heads: 4, kv_heads: 2, head_dim: 80 },
+    Heads { heads: 1, kv_heads: 1, head_dim: 18 },
+];
+
+fn documents(rows: usize, tokens: usize, length: usize) -> Vec<u32> {
+    (0..rows).map(|row| (row % tokens / length * length) as u32).collect()
+}
+
+struct Run {
+    out: Vec<f32>,
+    logsumexp: Vec<f32>,
+    d_qkv: Vec<f32>,
+}
+
+fn run(pool: &Pool, level: Level, sequences: Sequences, heads: Heads, first_key: Option<&[u32]>) -> Run {
+    let rows = sequences.rows();
+    let qkv: Vec<f32> = floats(1, rows * heads.qkv_width()).iter().map(|x| 2.0 * x).collect();
+    let d_out = floats(2, rows * heads.query_width());
+    let mut out = vec![0.0; rows * heads.query_width()];
+    let mut logsumexp = vec![0.0; rows * heads.heads];
+    let mut d_qkv = vec![f32::NAN; rows * heads.qkv_width()];
+    attention(pool, level, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key);
+    attention_backward(pool, level, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, first_key);
+    Run { out, logsumexp, d_qkv }
+}
+
+#[test]
+fn levels_threads_and_splits_return_the_same_bits() {
+    for heads in SHAPES {
+        for (batch, tokens) in [(1, 1), (2, 65), (1, 200)] {
+            let sequences = Sequences { batch, tokens };
+            let first_key = documents(batch * tokens, tokens, 37);
+            for first_key in [None, Some(&first_key[..])] {
+                let want = run(&Pool::new(1), Level::Scalar, sequences, heads, first_key);
+                for pool in pools() {
+                    for level in crate::available() {
+                        let got = run(&pool, level, sequences, heads, first_key);
+                        let what = format!("{level:?} {heads:?} {sequences:?} {}", first_key.is_some());
+                        assert_eq!(bits(&got.out), bits(&want.out), "out {what}");
+                        assert_eq!(bits(&got.logsumexp), bits(&want.logsumexp), "logsumexp {what}");
+                        assert_eq!(bits(&got.d_qkv), bits(&want.d_qkv), "d_qkv {what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Attention in f64, a row at a time.
+fn exact(qkv: &[f32], sequences: Sequences, heads: Heads, first_key: Option<&[u32]>) -> Vec<f64> {
+    let Heads { head_dim, .. } = heads;
+    let at = |row: usize, column: usize| f64::from(qkv[row * heads.qkv_width() + column]);
+    let mut out = Vec::new();
+    for row in 0..sequences.rows() {
+        let start = row / sequences.tokens * sequences.tokens;
+        let first = start + first_key.map_or(0, |first| first[row] as usize);
+        for head in 0..heads.heads {
+            let key = heads.query_width() + head / heads.group() * head_dim;
+            let score = |s: usize| {
+                let dot: f64 = (0..head_dim).map(|d| at(row, head * head_dim + d) * at(s, key + d)).sum();
+                (dot / (head_dim as f64).sqrt()).exp()
+            };
+            let weights: Vec<f64> = (first..=row).map(score).collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..head_dim {
+                let value = |s: usize| at(s, key + heads.kv_width() + d);
+                let sum: f64 = weights.iter().enumerate().map(|(i, w)| w * value(first + i)).sum();
+                out.push(sum / total);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn forward_is_near_the_exact_values() {
+    for heads in SHAPES {
+        let sequences = Sequences { batch: 2, tokens: 150 };
+        let first_key = documents(300, 150, 40);
+        let qkv: Vec<f32> = floats(1, 300 * heads.qkv_width()).iter().map(|x| 2.0 * x).collect();
+        for first_key in [None, Some(&first_key[..])] {
+            let got = run(&Pool::new(2), crate::available()[0], sequences, heads, first_key);
+            for (got, want) in got.out.iter().zip(exact(&qkv, sequences, heads, first_key)) {
+                assert!((f64::from(*got) - want).abs() < 2e-5, "{heads:?} {got} {want}");
+            }
+        }
+    }
+}
+
+fn cached(level: Level, precision: Precision, heads: Heads, qkv: &[f32], calls: &[usize]) -> Vec<f32> {
+    let pool = Pool::new(2);
+    let rows: usize = calls.iter().sum();
+    let mut cache = KvStore::new(2, rows, heads, precision).unwrap();
+    let mut out = vec![0.0; rows * heads.query_width()];
+    let mut at = 0;
+    for &count in calls {
+        let qkv = &qkv[at * heads.qkv_width()..];
+        cache.store(&pool, level, 1, at, qkv, count);
+        let out = &mut out[at * heads.query_width()..];
+        attention_cached(&pool, level, out, qkv, &cache, 1, at, Rows::generated(count));
+        at += count;
+    }
+    out
+}
+
+#[test]
+fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a_cache() {
+    for heads in SHAPES {
+        let rows = 151;
+        let qkv = floats(3, rows * heads.qkv_width());
+        let mut out = vec![0.0; rows * heads.query_width()];
+        let mut logsumexp = vec![0.0; rows * heads.heads];
+        let sequences = Sequences { batch: 1, tokens: rows };
+        attention(&Pool::new(1), Level::Scalar, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
+        for level in crate::available() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let whole = cached(level, precision, heads, &qkv, &[rows]);
+                if precision == Precision::F32 {
+                    assert_eq!(bits(&whole), bits(&out), "{level:?} {heads:?}");
+                } else {
+                    let worst = whole.iter().zip(&out).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(worst < 1e-2, "{level:?} {heads:?} {worst}");
+                    assert_eq!(bits(&whole), bits(&cached(Level::Scalar, precision, heads, &qkv, &[rows])));
+                }
+                for calls in [&[1; 151][..], &[60, 3, 1, 80, 7], &[150, 1]] {
+                    let pieces = cached(level, precision, heads, &qkv, calls);
+                    assert_eq!(bits(&pieces), bits(&whole), "{level:?} {heads:?} {precision:?} {calls:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn stale_positions_of_a_cache_are_not_touched() {
+    let heads = SHAPES[1];
+    let (pool, level) = (Pool::new(1), Level::Scalar);
+    let qkv = floats(4, 10 * heads.qkv_width());
+    let mut out = [vec![0.0; 5 * heads.query_width()], vec![0.0; 5 * heads.query_width()]];
+    for (stale, out) in [1.0, f32::NAN].into_iter().zip(&mut out) {
+        let mut cache = KvStore::new(1, 10, heads, Precision::F32).unwrap();
+        cache.store(&pool, level, 0, 0, &vec![stale; 10 * heads.qkv_width()], 10);
+        cache.store(&pool, level, 0, 0, &qkv, 5);
+        attention_cached(&pool, level, out, &qkv, &cache, 0, 0, Rows::prompt(5));
+    }
+    assert_eq!(bits(&out[0]), bits(&out[1]));
+}
+
+/// Not a proof but a stopwatch: `cargo test -p cpu --release -- --ignored --nocapture attention_speed`.
+#[test]
+#[ignore = "measures"]
+fn attention_speed() {
+    let heads = Heads { heads: 12, kv_heads: 12, head_dim: 64 };
+    let sequences = Sequences { batch: 4, tokens: 1024 };
+    let rows = sequences.rows();
+    let qkv = floats(1, rows * heads.qkv_width());
+    let d_out = floats(2, rows * heads.query_width());
+    let mut out = vec![0.0; rows * heads.query_width()];
+    let mut logsumexp = vec![0.0; rows * heads.heads];
+    let mut d_qkv = vec![0.0; rows * heads.qkv_width()];
+    // Two products over the scores that are seen, two operations each.
+    let seen = (sequences.batch * heads.heads * sequences.tokens * (sequences.tokens + 1) / 2) as f64;
+    let operations = 4.0 * seen * heads.head_dim as f64;
+    let pool = Pool::new(2);
+    for level in crate::available().into_iter().filter(|&level| level != Level::Scalar) {
+        let (mut forward, mut backward) = (f64::MAX, f64::MAX);
+        for _ in 0..7 {
+            let start = std::time::Instant::now();
+            attention(&pool, level, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
+            forward = forward.min(start.elapsed().as_secs_f64());
+            let start = std::time::Instant::now();
+            attention_backward(&pool, level, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, None);
+            backward = backward.min(start.elapsed().as_secs_f64());
+        }
+        println!(
+            "{level:?}: forward {:.1} ms, {:.0} GFLOP/s; backward {:.1} ms, {:.0} GFLOP/s",
+            forward * 1e3,
+            operations / forward / 1e9,
+            backward * 1e3,
+            2.5 * operations / backward / 1e9
+        );
+    }
+}
