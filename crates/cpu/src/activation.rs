@@ -3,16 +3,17 @@
 //! `y = silu(g) ⊙ u` with `silu(g) = g·σ(g)`, `σ(g) = 1 / (1 + e⁻ᵍ)`;
 //! `∂L/∂u = ∂L/∂y ⊙ g·σ` and `∂L/∂g = ∂L/∂y ⊙ u ⊙ σ·(1 + g·(1 − σ))`.
 
+use crate::pool::Disjoint;
 use crate::simd::{Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_items};
+use crate::split::over_items;
 use crate::{Level, Pool};
 
 /// `out = silu(gate) ⊙ up`: `out` is `rows × width`, a row of `gate_up` is `width` floats of gate, then `width` of up.
 pub(crate) fn swiglu(pool: &Pool, level: Level, out: &mut [f32], gate_up: &[f32], width: usize, rows: usize) {
-    let out = Pieces::new(&mut out[..rows * width]);
+    let out = Disjoint::new(&mut out[..rows * width]);
     over_items(pool, rows, rows * width, &|range| {
         // SAFETY: ranges of rows do not overlap.
-        let out = unsafe { out.piece(range.start * width..range.end * width) };
+        let out = unsafe { out.range(range.start * width..range.end * width) };
         forward(level, out, &gate_up[range.start * 2 * width..range.end * 2 * width], width);
     });
 }
@@ -27,11 +28,11 @@ pub(crate) fn swiglu_backward(
     width: usize,
     rows: usize,
 ) {
-    let d_gate_up = Pieces::new(&mut d_gate_up[..rows * 2 * width]);
+    let d_gate_up = Disjoint::new(&mut d_gate_up[..rows * 2 * width]);
     over_items(pool, rows, rows * width, &|range| {
         let pairs = range.start * 2 * width..range.end * 2 * width;
         // SAFETY: ranges of rows do not overlap.
-        let d_gate_up = unsafe { d_gate_up.piece(pairs.clone()) };
+        let d_gate_up = unsafe { d_gate_up.range(pairs.clone()) };
         backward(level, d_gate_up, &d_out[range.start * width..range.end * width], &gate_up[pairs], width);
     });
 }

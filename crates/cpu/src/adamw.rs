@@ -4,8 +4,9 @@
 //! `w ← w·(1 − lr·decay) − lr/(1−β₁ᵗ) · m / (√v · 1/√(1−β₂ᵗ) + ε)`.
 //! The factors that depend on the step alone are computed in f64, once a call, and rounded to f32.
 
+use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_grains};
+use crate::split::over_grains;
 use crate::{Level, Pool};
 use backend::AdamW;
 
@@ -59,10 +60,10 @@ pub(crate) fn adamw(
     assert!(step.step >= 1, "the first step is 1");
     let len = weights.len();
     let factors = Factors::new(step);
-    let (weights, m, v) = (Pieces::new(weights), Pieces::new(&mut m[..len]), Pieces::new(&mut v[..len]));
+    let (weights, m, v) = (Disjoint::new(weights), Disjoint::new(&mut m[..len]), Disjoint::new(&mut v[..len]));
     over_grains(pool, len, LANES, len, &|range| {
         // SAFETY: ranges of elements do not overlap.
-        let (weights, m, v) = unsafe { (weights.piece(range.clone()), m.piece(range.clone()), v.piece(range.clone())) };
+        let (weights, m, v) = unsafe { (weights.range(range.clone()), m.range(range.clone()), v.range(range.clone())) };
         update(level, weights, &gradient[range], m, v, factors);
     });
 }

@@ -16,8 +16,9 @@ pub(crate) mod pack;
 
 use crate::kv_cache::{KvStore, Layer};
 use crate::lines::with_scratch;
+use crate::pool::Disjoint;
 use crate::simd::at_every_level;
-use crate::split::{Pieces, share};
+use crate::split::share;
 use crate::{Level, Pool};
 use backend::{Heads, Rows, Sequences};
 pub(crate) use backward::attention_backward;
@@ -116,8 +117,8 @@ pub(crate) fn attention(
 ) {
     let (rows, tokens) = (sequences.rows(), sequences.tokens);
     let qkv = &qkv[..rows * heads.qkv_width()];
-    let out = Pieces::new(&mut out[..rows * heads.query_width()]);
-    let logsumexp = Pieces::new(&mut logsumexp[..rows * heads.heads]);
+    let out = Disjoint::new(&mut out[..rows * heads.query_width()]);
+    let logsumexp = Disjoint::new(&mut logsumexp[..rows * heads.heads]);
     let outputs = Outputs { out: &out, logsumexp: Some(&logsumexp) };
     let all = sequences.batch * heads.kv_heads;
     let chunks = chunks(pool, all, tokens);
@@ -183,7 +184,7 @@ pub(crate) fn attention_cached(
     let (heads, rows) = (cache.heads(), rows.count);
     assert!(at + rows <= cache.capacity(), "positions {at}..{} of {}", at + rows, cache.capacity());
     let qkv = &qkv[..rows * heads.qkv_width()];
-    let out = Pieces::new(&mut out[..rows * heads.query_width()]);
+    let out = Disjoint::new(&mut out[..rows * heads.query_width()]);
     let outputs = Outputs { out: &out, logsumexp: None };
     let chunks = chunks(pool, heads.kv_heads, rows);
     let tile = tile_floats(heads.head_dim);

@@ -3,20 +3,21 @@
 //! Each thread owns a range of columns and visits all rows in ascending order, so an id that occurs often is summed in
 //! the same order whatever the number of threads.
 
+use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_grains};
+use crate::split::over_grains;
 use crate::{Level, Pool};
 
 /// `g_table[ids[r]] += d_out[r]`, rows ascending. `d_out` is exactly `rows` rows: its length tells the width.
 pub(crate) fn embed_backward(pool: &Pool, level: Level, g_table: &mut [f32], d_out: &[f32], ids: &[u32], rows: usize) {
     let width = d_out.len() / rows.max(1);
     assert_eq!(d_out.len(), rows * width, "gradient of {rows} rows");
-    let table = Pieces::new(g_table);
+    let table = Disjoint::new(g_table);
     over_grains(pool, width, LANES, rows * width, &|columns| {
         for (&id, d_out) in ids[..rows].iter().zip(d_out.chunks_exact(width)) {
             let start = id as usize * width;
             // SAFETY: ranges of columns do not overlap.
-            let g = unsafe { table.piece(start + columns.start..start + columns.end) };
+            let g = unsafe { table.range(start + columns.start..start + columns.end) };
             add(level, g, &d_out[columns.clone()]);
         }
     });

@@ -6,7 +6,8 @@
 use crate::attention::keys_and_values;
 use crate::attention::pack::{BLOCK, padded, to_panels, to_rows};
 use crate::lines::{Line, zeroed};
-use crate::split::{Pieces, over_items};
+use crate::pool::Disjoint;
+use crate::split::over_items;
 use crate::{Level, Pool};
 use backend::{BackendError, Heads, Precision};
 use half::bf16;
@@ -115,8 +116,8 @@ impl KvStore {
         keep: impl Fn(f32) -> E + Sync,
     ) {
         let (heads, capacity) = (self.heads, self.capacity);
-        let panels = Pieces::new(bytemuck::cast_slice_mut::<_, E>(&mut self.keys));
-        let values = Pieces::new(bytemuck::cast_slice_mut::<_, E>(&mut self.values));
+        let panels = Disjoint::new(bytemuck::cast_slice_mut::<_, E>(&mut self.keys));
+        let values = Disjoint::new(bytemuck::cast_slice_mut::<_, E>(&mut self.values));
         over_items(pool, heads.kv_heads, rows * heads.kv_width(), &|kv_heads| {
             for kv_head in kv_heads {
                 let [keys, source] = keys_and_values(qkv, heads, kv_head);
@@ -124,10 +125,10 @@ impl KvStore {
                 let block = at / BLOCK * BLOCK;
                 let of = |width: usize, from: usize| (first + from) * width..(first + capacity) * width;
                 // SAFETY: key heads differ from thread to thread, and their parts do not overlap.
-                let panels = unsafe { panels.piece(of(heads.head_dim, block)) };
+                let panels = unsafe { panels.range(of(heads.head_dim, block)) };
                 to_panels(panels, keys, 0, at, rows, &keep);
                 // SAFETY: as above.
-                let values = unsafe { values.piece(of(padded(heads.head_dim), at)) };
+                let values = unsafe { values.range(of(padded(heads.head_dim), at)) };
                 to_rows(values, source, 0, rows, &keep);
             }
         });

@@ -5,9 +5,10 @@
 //! Sums over a row are taken in the lanes of [`dot`]; the gradient of the weight adds rows in ascending order, each
 //! thread owning a range of columns.
 
+use crate::pool::Disjoint;
 use crate::reduce::dot;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_grains, over_items};
+use crate::split::{over_grains, over_items};
 use crate::{Level, Pool};
 
 /// `out[r] = x[r] · rstd[r] ⊙ weight`; `out` and `x` are `rows × weight.len()`, `rstd` is `rows`.
@@ -22,12 +23,12 @@ pub(crate) fn rmsnorm(
     rows: usize,
 ) {
     let width = weight.len();
-    let (out, rstd) = (Pieces::new(&mut out[..rows * width]), Pieces::new(&mut rstd[..rows]));
+    let (out, rstd) = (Disjoint::new(&mut out[..rows * width]), Disjoint::new(&mut rstd[..rows]));
     over_items(pool, rows, rows * width, &|range| {
         let elements = range.start * width..range.end * width;
         let x = &x[elements.clone()];
         // SAFETY: ranges of rows do not overlap.
-        let (out, rstd) = unsafe { (out.piece(elements), rstd.piece(range)) };
+        let (out, rstd) = unsafe { (out.range(elements), rstd.range(range)) };
         forward(level, out, rstd, x, weight, epsilon);
     });
 }
@@ -47,20 +48,20 @@ pub(crate) fn rmsnorm_backward_add(
     rows: usize,
 ) {
     let width = weight.len();
-    let d_x = Pieces::new(&mut d_x[..rows * width]);
+    let d_x = Disjoint::new(&mut d_x[..rows * width]);
     over_items(pool, rows, rows * width, &|range| {
         let elements = range.start * width..range.end * width;
         // SAFETY: ranges of rows do not overlap.
-        let d_x = unsafe { d_x.piece(elements.clone()) };
+        let d_x = unsafe { d_x.range(elements.clone()) };
         if let Some(d_residual) = d_residual {
             d_x.copy_from_slice(&d_residual[elements.clone()]);
         }
         backward_add(level, d_x, &d_out[elements.clone()], &x[elements], &rstd[range], weight);
     });
-    let g_weight = Pieces::new(&mut g_weight[..width]);
+    let g_weight = Disjoint::new(&mut g_weight[..width]);
     over_grains(pool, width, LANES, rows * width, &|columns| {
         // SAFETY: ranges of columns do not overlap.
-        let g_weight = unsafe { g_weight.piece(columns.clone()) };
+        let g_weight = unsafe { g_weight.range(columns.clone()) };
         weight_gradient(level, g_weight, columns.start, d_out, x, &rstd[..rows], width);
     });
 }

@@ -3,8 +3,9 @@
 //! Chunks of 4096 floats are each reduced in f32, in four accumulators of sixteen lanes (products fused, lanes folded
 //! by halves); the partial sums are added in f64, ascending.
 
+use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_items};
+use crate::split::over_items;
 use crate::{Level, Pool};
 
 /// Floats of a chunk: 64 additions into each lane of an accumulator, so f32 loses at most a few units.
@@ -14,10 +15,10 @@ const CHUNK: usize = 4096;
 pub(crate) fn sum_of_squares(pool: &Pool, level: Level, x: &[f32]) -> f64 {
     let chunks = x.len().div_ceil(CHUNK);
     let mut partial = vec![0.0; chunks];
-    let pieces = Pieces::new(&mut partial);
+    let pieces = Disjoint::new(&mut partial);
     over_items(pool, chunks, x.len(), &|range| {
         // SAFETY: ranges of chunks do not overlap.
-        let partial = unsafe { pieces.piece(range.clone()) };
+        let partial = unsafe { pieces.range(range.clone()) };
         let x = &x[range.start * CHUNK..x.len().min(range.end * CHUNK)];
         chunk_sums(level, partial, x);
     });

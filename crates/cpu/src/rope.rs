@@ -1,8 +1,9 @@
 //! Rotary position embedding (Su et al., 2021) in the Hugging Face layout: element `i` and `i + head_dim/2` of a head
 //! form a pair `(a, b)`, which becomes `(a·cos − b·sin, b·cos + a·sin)`; the backward turns by the negative angle.
 
+use crate::pool::Disjoint;
 use crate::simd::{Simd, at_every_level, blocks};
-use crate::split::{Pieces, over_items};
+use crate::split::over_items;
 use crate::{Level, Pool};
 use backend::Heads;
 
@@ -44,10 +45,10 @@ fn turn(
     direction: f32,
 ) {
     let width = heads.qkv_width();
-    let qkv = Pieces::new(&mut qkv[..rows * width]);
+    let qkv = Disjoint::new(&mut qkv[..rows * width]);
     over_items(pool, rows, rows * width, &|range| {
         // SAFETY: ranges of rows do not overlap.
-        let qkv = unsafe { qkv.piece(range.start * width..range.end * width) };
+        let qkv = unsafe { qkv.range(range.start * width..range.end * width) };
         turn_rows(level, qkv, table, &positions[range], heads, direction);
     });
 }

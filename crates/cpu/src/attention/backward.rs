@@ -12,9 +12,10 @@ use super::multiply::{Left, Right, Size, multiply};
 use super::pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
 use super::{Queries, keys_and_values};
 use crate::lines::with_scratch;
+use crate::pool::Disjoint;
 use crate::reduce::dot;
 use crate::simd::{LANES, Simd, at_every_level};
-use crate::split::{Pieces, share};
+use crate::split::share;
 use crate::{Level, Pool};
 use backend::{Heads, Sequences};
 use std::ops::Range;
@@ -57,7 +58,7 @@ pub(crate) fn attention_backward(
 ) {
     let (rows, tokens) = (sequences.rows(), sequences.tokens);
     let qkv = &qkv[..rows * heads.qkv_width()];
-    let d_qkv = Pieces::new(&mut d_qkv[..rows * heads.qkv_width()]);
+    let d_qkv = Disjoint::new(&mut d_qkv[..rows * heads.qkv_width()]);
     let inputs = Inputs { d_out, out, logsumexp };
     let all = sequences.batch * heads.kv_heads;
     let parts = parts(all, pool.threads(), tokens);
@@ -152,7 +153,7 @@ at_every_level! {
         queries: Queries<'_>,
         inputs: Inputs<'_>,
         part: Part,
-        d_qkv: &Pieces<'_, f32>,
+        d_qkv: &Disjoint<'_, f32>,
         scratch: &mut [f32],
     ) = backward_part;
 }
@@ -163,7 +164,7 @@ fn backward_part(
     queries: Queries<'_>,
     inputs: Inputs<'_>,
     part: Part,
-    d_qkv: &Pieces<'_, f32>,
+    d_qkv: &Disjoint<'_, f32>,
     scratch: &mut [f32],
 ) {
     let group = queries.heads.group();
@@ -314,7 +315,7 @@ fn add_to_queries<S: Simd>(s: S, heads: Heads, rows: usize, columns: usize, offs
 
 /// Writes the gradients of a block of keys and values.
 #[inline(always)]
-fn scatter_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Pieces<'_, f32>) {
+fn scatter_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Disjoint<'_, f32>) {
     let Heads { head_dim, .. } = queries.heads;
     let key_at = queries.heads.query_width() + queries.kv_head * head_dim;
     let value_at = key_at + queries.heads.kv_width();
@@ -323,7 +324,7 @@ fn scatter_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &Scratch<'_>,
         for key in keys.clone() {
             let at = (queries.base + key) * queries.heads.qkv_width() + at;
             // SAFETY: the part alone writes the keys and values of these rows and this head.
-            let out = unsafe { d_qkv.piece(at..at + head_dim) };
+            let out = unsafe { d_qkv.range(at..at + head_dim) };
             out.copy_from_slice(d.row(key - keys.start));
         }
     }
@@ -331,14 +332,14 @@ fn scatter_keys(queries: Queries<'_>, keys: Range<usize>, scratch: &Scratch<'_>,
 
 /// Writes the gradients of the queries.
 #[inline(always)]
-fn scatter_queries(queries: Queries<'_>, pairs: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Pieces<'_, f32>) {
+fn scatter_queries(queries: Queries<'_>, pairs: Range<usize>, scratch: &Scratch<'_>, d_qkv: &Disjoint<'_, f32>) {
     let Heads { head_dim, .. } = queries.heads;
     let scale = queries.scale();
     for (i, pair) in pairs.enumerate() {
         let (row, head) = queries.row_and_head(pair);
         let at = row * queries.heads.qkv_width() + head * head_dim;
         // SAFETY: the part alone writes the queries of these rows and heads.
-        let out = unsafe { d_qkv.piece(at..at + head_dim) };
+        let out = unsafe { d_qkv.range(at..at + head_dim) };
         for (out, &d) in out.iter_mut().zip(&scratch.d_queries[i * padded(head_dim)..]) {
             *out = d * scale;
         }

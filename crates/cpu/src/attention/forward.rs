@@ -3,8 +3,8 @@
 use super::Queries;
 use super::multiply::{Element, Left, Right, Size, multiply};
 use super::pack::{BLOCK, padded};
+use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd};
-use crate::split::Pieces;
 use std::ops::Range;
 
 /// Queries of a tile. 32 rows of scores (8 KiB), their queries and outputs (8 KiB each at a head of 64) stay in the
@@ -24,8 +24,8 @@ pub(crate) struct KeysValues<'a, E> {
 /// Where results go: `rows × heads·head_dim` and, for training, `rows × heads`.
 #[derive(Clone, Copy)]
 pub(crate) struct Outputs<'a> {
-    pub(crate) out: &'a Pieces<'a, f32>,
-    pub(crate) logsumexp: Option<&'a Pieces<'a, f32>>,
+    pub(crate) out: &'a Disjoint<'a, f32>,
+    pub(crate) logsumexp: Option<&'a Disjoint<'a, f32>>,
 }
 
 /// Floats of scratch that [`attend`] needs.
@@ -216,7 +216,7 @@ fn finish<S: Simd>(s: S, queries: Queries<'_>, pairs: Range<usize>, tile: &Tile<
         let (row, head) = queries.row_and_head(pair);
         let at = row * queries.heads.query_width() + head * head_dim;
         // SAFETY: rows and heads of different tiles differ, and nobody else writes these.
-        let out = unsafe { outputs.out.piece(at..at + head_dim) };
+        let out = unsafe { outputs.out.range(at..at + head_dim) };
         let weight = s.sum(s.load(&tile.weights[i]));
         let factor = s.splat(1.0 / weight);
         let (whole, part) = out.as_chunks_mut::<LANES>();
@@ -230,7 +230,7 @@ fn finish<S: Simd>(s: S, queries: Queries<'_>, pairs: Range<usize>, tile: &Tile<
         if let Some(logsumexp) = outputs.logsumexp {
             let at = row * queries.heads.heads + head;
             // SAFETY: as above.
-            let logsumexp = unsafe { logsumexp.piece(at..at + 1) };
+            let logsumexp = unsafe { logsumexp.range(at..at + 1) };
             logsumexp[0] = tile.largest[i] + weight.ln();
         }
     }
