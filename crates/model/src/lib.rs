@@ -6,6 +6,7 @@
 //! Start reading at [`llama`].
 
 mod activations;
+mod batch;
 mod config;
 pub mod cost;
 mod error;

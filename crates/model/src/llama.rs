@@ -10,70 +10,24 @@
 use crate::activations::{ActivationGradients, Activations, BlockActivations};
 use crate::parameters::BlockWeightGradients;
 use crate::{Block, Config, Model, Parameters};
-use backend::{Backend, BackendError, Buf, Element, Family, KvCache, Rows, Sequences};
+use backend::{Backend, Buf, Family, Heads, KvCache, Rows};
 
-/// What a pass reads: one id and one position a row.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch {
-    /// How the rows form sequences.
-    pub sequences: Sequences,
-    /// Token ids, each below the vocabulary's size.
-    pub ids: Buf,
-    /// Positions, each below [`Activations::positions`].
-    pub positions: Buf,
-    /// First token of its sequence that a row may attend to: the start of its document. `None`: token 0.
-    pub first_key: Option<Buf>,
-}
-
-impl Batch {
-    /// Buffers for batches of this shape: ids to be written, positions `0..tokens` in every sequence, and with
-    /// `documents` a zeroed `first_key`.
-    ///
-    /// # Errors
-    /// [`BackendError::OutOfMemory`].
-    pub fn new(b: &dyn Backend, sequences: Sequences, documents: bool) -> Result<Self, BackendError> {
-        let alloc = || b.alloc(Element::U32, sequences.rows());
-        let batch = Self {
-            sequences,
-            ids: alloc()?,
-            positions: alloc()?,
-            first_key: if documents { Some(alloc()?) } else { None },
-        };
-        let row: Vec<u32> = (0..sequences.tokens as u32).collect();
-        (0..sequences.batch).for_each(|sequence| b.write_ids(batch.positions, sequence * sequences.tokens, &row));
-        Ok(batch)
-    }
-
-    /// Gives the buffers back.
-    pub fn free(self, b: &dyn Backend) {
-        [Some(self.ids), Some(self.positions), self.first_key].into_iter().flatten().for_each(|buf| b.free(buf));
-    }
-}
-
-/// Rows of a pass, the table and the places that turn them.
-#[derive(Clone, Copy)]
-struct Pass<'a> {
-    config: &'a Config,
-    rows: Rows,
-    rope: Buf,
-    positions: Buf,
-}
+pub use crate::batch::Batch;
 
 /// The block's two equations; `attend` is attention within a batch or over a cache.
-fn block_forward(b: &dyn Backend, w: &Block, a: &BlockActivations, pass: Pass<'_>, attend: impl FnOnce()) {
-    let Pass { config, rows, rope, positions } = pass;
-    let n = rows.count;
+fn block_forward(b: &dyn Backend, w: &Block, a: &BlockActivations, p: Pass, attend: impl FnOnce()) {
+    let n = p.rows.count;
 
-    b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, config.norm_epsilon, n);
-    b.linear(a.qkv, a.normed, w.qkv, rows);
-    b.rope(a.qkv, rope, positions, config.heads, n);
+    b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, p.epsilon, n);
+    b.linear(a.qkv, a.normed, w.qkv, p.rows);
+    b.rope(a.qkv, p.rope, p.positions, p.heads, n);
     attend();
-    b.linear_add(a.mid, a.x, a.attended, w.attention_out, rows);
+    b.linear_add(a.mid, a.x, a.attended, w.attention_out, p.rows);
 
-    b.rmsnorm(a.normed, a.rstd, a.mid, w.norm2, config.norm_epsilon, n);
-    b.linear(a.gate_up, a.normed, w.gate_up, rows);
-    b.swiglu(a.hidden, a.gate_up, config.ffn_width, n);
-    b.linear_add(a.out, a.mid, a.hidden, w.down, rows);
+    b.rmsnorm(a.normed, a.rstd, a.mid, w.norm2, p.epsilon, n);
+    b.linear(a.gate_up, a.normed, w.gate_up, p.rows);
+    b.swiglu(a.hidden, a.gate_up, p.ffn_width, n);
+    b.linear_add(a.out, a.mid, a.hidden, w.down, p.rows);
 }
 
 /// The block's gradient, its equations from the bottom up: `d.stream` holds ∂loss/∂out on entry and ∂loss/∂x on
@@ -84,45 +38,37 @@ fn block_backward(
     g: &BlockWeightGradients,
     a: &BlockActivations,
     d: &ActivationGradients,
-    pass: Pass<'_>,
+    p: Pass,
     batch: &Batch,
 ) {
-    let Pass { config, rows: Rows { count: n, .. }, rope, positions } = pass;
+    let (n, sequences, first_key) = (p.rows.count, batch.sequences, batch.first_key);
 
-    b.swiglu(a.hidden, a.gate_up, config.ffn_width, n);
+    b.swiglu(a.hidden, a.gate_up, p.ffn_width, n);
     b.linear_backward(d.hidden, g.down, d.stream, a.hidden, w.down, n);
-    b.swiglu_backward(d.gate_up, d.hidden, a.gate_up, config.ffn_width, n);
-    b.rmsnorm(a.normed, a.rstd, a.mid, w.norm2, config.norm_epsilon, n);
+    b.swiglu_backward(d.gate_up, d.hidden, a.gate_up, p.ffn_width, n);
+    b.rmsnorm(a.normed, a.rstd, a.mid, w.norm2, p.epsilon, n);
     b.linear_backward(d.normed, g.gate_up, d.gate_up, a.normed, w.gate_up, n);
     b.rmsnorm_backward_add(d.stream, g.norm2, d.stream, d.normed, a.mid, a.rstd, w.norm2, n);
 
     b.linear_backward(d.attended, g.attention_out, d.stream, a.attended, w.attention_out, n);
-    b.attention_backward(
-        d.qkv,
-        d.attended,
-        a.attended,
-        a.logsumexp,
-        a.qkv,
-        batch.sequences,
-        config.heads,
-        batch.first_key,
-    );
-    b.rope_backward(d.qkv, rope, positions, config.heads, n);
-    b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, config.norm_epsilon, n);
+    b.attention_backward(d.qkv, d.attended, a.attended, a.logsumexp, a.qkv, sequences, p.heads, first_key);
+    b.rope_backward(d.qkv, p.rope, p.positions, p.heads, n);
+    b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, p.epsilon, n);
     b.linear_backward(d.normed, g.qkv, d.qkv, a.normed, w.qkv, n);
     b.rmsnorm_backward_add(d.stream, g.norm1, d.stream, d.normed, a.x, a.rstd, w.norm1, n);
 }
 
 /// Hidden states of a batch after the final norm, `rows × width`: [`Activations::normed`], until the next pass.
 pub fn forward(b: &dyn Backend, model: &Model, acts: &Activations, batch: &Batch) -> Buf {
-    let pass = batch.pass(&model.config, acts);
-    b.embed(acts.embedded, batch.ids, model.embedding, pass.rows.count);
+    let rows = Rows::prompt(batch.sequences.rows());
+    let pass = Pass::new(&model.config, acts, rows, batch.positions);
+    b.embed(acts.embedded, batch.ids, model.embedding, rows.count);
     for (w, a) in model.blocks.iter().zip(&acts.blocks) {
         block_forward(b, w, a, pass, || {
-            b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, model.config.heads, batch.first_key);
+            b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, pass.heads, batch.first_key);
         });
     }
-    final_norm(b, model, acts, pass.rows.count)
+    final_norm(b, model, acts, rows.count)
 }
 
 /// Loss of each row of a batch in nats ([`Backend::head_loss`]): [`Activations::losses`], until the next pass.
@@ -149,8 +95,8 @@ pub fn loss_and_gradients(
 ) -> Buf {
     let (model, g) = (&parameters.model, &parameters.gradients);
     let Some(d) = &acts.gradients else { panic!("these activations were planned for inference") };
-    let pass = batch.pass(&model.config, acts);
-    let n = pass.rows.count;
+    let n = batch.sequences.rows();
+    let pass = Pass::new(&model.config, acts, Rows::prompt(n), batch.positions);
 
     let hidden = forward(b, model, acts, batch);
     b.head_loss_backward(acts.losses, d.normed, g.head, hidden, model.head, targets, scale, n);
@@ -178,13 +124,12 @@ pub fn forward_cached(
     family: Family,
 ) -> Buf {
     let rows = Rows { count: ids.len(), family };
-    assert!((1..=acts.rows).contains(&rows.count), "{} rows, planned for {}", rows.count, acts.rows);
+    let pass = Pass::new(&model.config, acts, rows, acts.row_positions);
     assert!(at + rows.count <= acts.positions, "position {} of {}", at + rows.count, acts.positions);
     let positions: Vec<u32> = (at..at + rows.count).map(|position| position as u32).collect();
     b.write_ids(acts.ids, 0, ids);
     b.write_ids(acts.row_positions, 0, &positions);
 
-    let pass = Pass { config: &model.config, rows, rope: acts.rope, positions: acts.row_positions };
     b.embed(acts.embedded, acts.ids, model.embedding, rows.count);
     for (layer, (w, a)) in model.blocks.iter().zip(&acts.blocks).enumerate() {
         block_forward(b, w, a, pass, || {
@@ -216,10 +161,21 @@ fn final_norm(b: &dyn Backend, model: &Model, acts: &Activations, rows: usize) -
     acts.normed
 }
 
-impl Batch {
-    fn pass<'a>(&self, config: &'a Config, acts: &Activations) -> Pass<'a> {
-        let rows = Rows::prompt(self.sequences.rows());
+/// What every operation of a pass must know beside its buffers.
+#[derive(Clone, Copy)]
+struct Pass {
+    rows: Rows,
+    heads: Heads,
+    ffn_width: usize,
+    epsilon: f32,
+    rope: Buf,
+    positions: Buf,
+}
+
+impl Pass {
+    fn new(config: &Config, acts: &Activations, rows: Rows, positions: Buf) -> Self {
         assert!((1..=acts.rows).contains(&rows.count), "{} rows, planned for {}", rows.count, acts.rows);
-        Pass { config, rows, rope: acts.rope, positions: self.positions }
+        let Config { heads, ffn_width, norm_epsilon: epsilon, .. } = *config;
+        Self { rows, heads, ffn_width, epsilon, rope: acts.rope, positions }
     }
 }
