@@ -14,9 +14,10 @@
 mod added;
 mod byte_level;
 mod engine;
+mod gguf;
 mod json;
+mod llama2c;
 mod load;
-#[allow(dead_code)] // GGUF reads it next
 mod pre;
 mod problem;
 mod ranks;

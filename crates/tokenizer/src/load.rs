@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use formats::file;
+use formats::gguf::Gguf;
+use formats::llama2c::TokBin;
 use serde_json::Value;
 
 use crate::problem::{Problem, TokenizerError};
 use crate::vocabulary::Vocabulary;
-use crate::{Original, Tokenizer, json, sentencepiece};
+use crate::{Original, Tokenizer, json, llama2c, sentencepiece};
 
 /// Largest tokenizer file that is read.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -16,43 +18,57 @@ const SETTINGS_BYTES_MAX: u64 = 16 << 20;
 
 impl Tokenizer {
     /// Loads a tokenizer from a `tokenizer.json`, a SentencePiece `tokenizer.model`, a GGUF file, a llama2.c
-    /// `tok*.bin`, or a folder that holds one of them.
+    /// `tok*.bin`, or a folder that holds one of them (the first of that order).
     ///
     /// Begin and end tokens are taken from `tokenizer_config.json` beside a `tokenizer.json` where there is one.
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
         let path = if file::is_dir(path) { find_in_folder(path)? } else { path.to_owned() };
         let refused = |problem| TokenizerError::Refused { file: path.clone(), problem };
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let bytes = file::read(&path, FILE_BYTES_MAX)?;
         match extension.as_str() {
-            "json" => {
-                let mut vocabulary = json::read(&bytes).map_err(refused)?;
-                let mut original = Original { json: Some(bytes), ..Original::default() };
-                let beside = path.with_file_name("tokenizer_config.json");
-                if file::is_file(&beside) {
-                    let settings = file::read(&beside, SETTINGS_BYTES_MAX)?;
-                    let refused = |problem| TokenizerError::Refused { file: beside, problem };
-                    apply_settings(&settings, &mut vocabulary).map_err(refused)?;
-                    original.settings = Some(settings);
-                }
-                Self::build(vocabulary, original).map_err(refused)
+            "gguf" => Self::from_gguf(&Gguf::open(&path)?),
+            "bin" => {
+                let vocabulary = llama2c::read(TokBin::open(&path)?).map_err(refused)?;
+                Self::build(vocabulary, Original::default()).map_err(refused)
             }
-            _ => {
-                let vocabulary = sentencepiece::read(&bytes).map_err(refused)?;
-                Self::build(vocabulary, Original { model: Some(bytes), ..Original::default() }).map_err(refused)
-            }
+            "json" => Self::load_json(&path),
+            _ => Self::from_model_bytes(&file::read(&path, FILE_BYTES_MAX)?).map_err(refused),
         }
+    }
+
+    fn load_json(path: &Path) -> Result<Self, TokenizerError> {
+        let refused = |problem| TokenizerError::Refused { file: path.to_owned(), problem };
+        let bytes = file::read(path, FILE_BYTES_MAX)?;
+        let mut vocabulary = json::read(&bytes).map_err(refused)?;
+        let mut original = Original { json: Some(bytes), ..Original::default() };
+        let beside = path.with_file_name("tokenizer_config.json");
+        if file::is_file(&beside) {
+            let settings = file::read(&beside, SETTINGS_BYTES_MAX)?;
+            let refused = |problem| TokenizerError::Refused { file: beside, problem };
+            apply_settings(&settings, &mut vocabulary).map_err(refused)?;
+            original.settings = Some(settings);
+        }
+        Self::build(vocabulary, original).map_err(refused)
     }
 }
 
-/// The tokenizer file of a folder: `tokenizer.json` before `tokenizer.model`.
+/// The tokenizer file of a folder.
 fn find_in_folder(folder: &Path) -> Result<PathBuf, TokenizerError> {
-    let candidates = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
-    let found = candidates.into_iter().find(|path| file::is_file(path));
-    found.ok_or_else(|| TokenizerError::NothingInFolder { folder: folder.to_owned() })
+    let named = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
+    if let Some(path) = named.into_iter().find(|path| file::is_file(path)) {
+        return Ok(path);
+    }
+    let files = file::list(folder)?;
+    let is_gguf = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "gguf");
+    let is_tok_bin = |path: &&PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("tok") && name.ends_with(".bin")
+    };
+    let found = files.iter().find(is_gguf).or_else(|| files.iter().find(is_tok_bin));
+    found.cloned().ok_or_else(|| TokenizerError::NothingInFolder { folder: folder.to_owned() })
 }
 
-/// Takes begin, end and unknown tokens from a `tokenizer_config.json`.
+/// Takes begin and end tokens from a `tokenizer_config.json`.
 fn apply_settings(bytes: &[u8], vocabulary: &mut Vocabulary) -> Result<(), Problem> {
     let settings: Value = json::parse(bytes)?;
     let ids = vocabulary.ids_by_text();

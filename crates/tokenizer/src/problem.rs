@@ -8,6 +8,12 @@ pub enum TokenizerError {
     /// A file that could not be read or written at all.
     #[error(transparent)]
     File(#[from] formats::file::FileError),
+    /// A GGUF file that could not be read.
+    #[error(transparent)]
+    Gguf(#[from] formats::gguf::GgufError),
+    /// A llama2.c tokenizer that could not be read.
+    #[error(transparent)]
+    Llama2c(#[from] formats::llama2c::Llama2cError),
     /// A file that was read and refused.
     #[error("{}: {problem}", file.display())]
     Refused {
@@ -18,7 +24,7 @@ pub enum TokenizerError {
         problem: Problem,
     },
     /// A folder without any tokenizer file.
-    #[error("{}: no tokenizer.json, tokenizer.model or .gguf file in this folder; name the tokenizer file itself, or the folder of a model", folder.display())]
+    #[error("{}: no tokenizer.json, tokenizer.model, *.gguf or tok*.bin in this folder; name the tokenizer file itself, or the folder of a model", folder.display())]
     NothingInFolder {
         /// The folder.
         folder: PathBuf,
@@ -153,6 +159,12 @@ pub enum Problem {
     /// A SentencePiece vocabulary that cannot spell a space.
     #[error("no piece `▁` for a space; text could not be decoded exactly, use a vocabulary that has it")]
     NoSpacePiece,
+    /// A piece that is no text.
+    #[error("piece {id} is not UTF-8; the file is damaged, fetch it again")]
+    PieceNotUtf8 {
+        /// Its id.
+        id: usize,
+    },
     /// A merge of something that is not in the vocabulary.
     #[error(
         "merge {rank} is `{merge}`, which is not two pieces of the vocabulary; the file is damaged, fetch it again"

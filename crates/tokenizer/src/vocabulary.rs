@@ -226,26 +226,32 @@ impl Vocabulary {
             field(piece.text.as_bytes());
             field(format!("{:?}", piece.kind).as_bytes());
         }
-        let mut group: Vec<(u32, u32)> = Vec::new();
-        let product = |&(left, right): &(u32, u32)| {
-            (self.pieces[left as usize].text.as_str(), self.pieces[right as usize].text.as_str())
-        };
-        let same = |a: &(u32, u32), b: &(u32, u32)| {
-            let ((a, b), (c, d)) = (product(a), product(b));
-            a.len() + b.len() == c.len() + d.len() && a.bytes().chain(b.bytes()).eq(c.bytes().chain(d.bytes()))
-        };
-        // Several splits of one piece follow each other in an order that files choose differently without effect.
-        for (at, merge) in self.merges.iter().enumerate() {
-            group.push(*merge);
-            if self.merges.get(at + 1).is_none_or(|next| !same(merge, next)) {
-                group.sort_unstable();
-                for (left, right) in group.drain(..) {
-                    field(&left.to_le_bytes());
-                    field(&right.to_le_bytes());
-                }
-            }
+        for (left, right) in self.grouped(&self.merges) {
+            field(&left.to_le_bytes());
+            field(&right.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// Whether `merges` do what this vocabulary's merges do.
+    pub(crate) fn same_merges(&self, merges: &[(u32, u32)]) -> bool {
+        self.grouped(merges) == self.grouped(&self.merges)
+    }
+
+    /// The merges, with splits of one piece that follow each other in the order of their ids: files choose different
+    /// orders there, without effect.
+    fn grouped(&self, merges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let text = |id: u32| self.pieces[id as usize].text.as_str();
+        let same = |a: &(u32, u32), b: &(u32, u32)| {
+            let bytes = |pair: &(u32, u32)| text(pair.0).bytes().chain(text(pair.1).bytes());
+            let len = |pair: &(u32, u32)| text(pair.0).len() + text(pair.1).len();
+            len(a) == len(b) && bytes(a).eq(bytes(b))
+        };
+        let mut grouped = merges.to_vec();
+        for group in grouped.chunk_by_mut(same) {
+            group.sort_unstable();
+        }
+        grouped
     }
 }
 

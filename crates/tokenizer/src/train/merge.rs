@@ -38,7 +38,7 @@ pub(crate) fn learn(
     {
         let now = state.pairs.get(&pair).map_or(0, |found| found.count);
         if now < COUNT_MIN {
-            state.pairs.remove(&pair);
+            continue; // it is queued again if it becomes more frequent
         } else if now != count {
             queue.push((now, Reverse(pair)));
         } else {
