@@ -131,18 +131,10 @@ fn read_byte_level(file: &Gguf, vocabulary: &mut Vocabulary) -> Result<(), Probl
     }
     let merges: &Strings = require(file, "tokenizer.ggml.merges")?;
     let ids = vocabulary.ids_by_text();
-    let ids_of = |merge: &str| {
-        // A piece may begin with a space only if it is the whole left half.
-        let (left, right) = merge.split_at_checked(1).and_then(|(first, rest)| {
-            let at = rest.find(' ')? + first.len();
-            Some((&merge[..at], &merge[at + 1..]))
-        })?;
-        Some((*ids.get(left)?, *ids.get(right)?))
-    };
     let mut pairs = Vec::with_capacity(merges.len());
     for (rank, merge) in merges.iter().enumerate() {
         let ids = merge.split_once(' ').and_then(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?)));
-        pairs.push(ids.or_else(|| ids_of(merge)).ok_or_else(|| Problem::Merge { rank, merge: merge.to_owned() })?);
+        pairs.push(ids.ok_or_else(|| Problem::Merge { rank, merge: merge.to_owned() })?);
     }
     let listed = |(id, piece): (u32, &Piece)| {
         let special = matches!(piece.kind, PieceKind::Control | PieceKind::Unknown);
@@ -177,7 +169,8 @@ fn byte_level_entries(vocabulary: &Vocabulary) -> Result<Vec<(&'static str, Valu
 }
 
 fn spaced_entries(vocabulary: &Vocabulary) -> Result<Vec<(&'static str, Value)>, Problem> {
-    let marked_inside = |piece: &Piece| piece.kind == PieceKind::Normal && piece.text.chars().skip(1).any(|c| c == SPACE_MARK);
+    let marked_inside =
+        |piece: &Piece| piece.kind == PieceKind::Normal && piece.text.chars().skip(1).any(|c| c == SPACE_MARK);
     if !vocabulary.pre_tokenizer.is_null() && vocabulary.pieces.iter().any(marked_inside) {
         return Err(Problem::NotWritable { target: "GGUF", why: "it cuts words where its pieces would not" });
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::problem::{Problem, TokenizerError};
 use crate::vocabulary::Vocabulary;
-use crate::{Original, Tokenizer, json, llama2c, sentencepiece};
+use crate::{Original, Tokenizer, json, llama2c};
 
 /// Largest tokenizer file that is read.
 const FILE_BYTES_MAX: u64 = 256 << 20;
