@@ -2,9 +2,9 @@
 //! blocks of quantised weights.
 //!
 //! Holds: readers that trust nothing in a file, writers that never leave half a file, scalar encoding and decoding of
-//! every weight type; [`file`], through which the whole workspace touches the disk.
+//! every weight type; [`mod@file`], through which the whole workspace touches the disk.
 //! Never: an architecture (which tensors a model has and what they mean is `model`'s), arithmetic that must be fast.
-//! Start reading at [`file`] for the disk, at [`safetensors::Weights`] for a reader, at [`quant`] for the blocks.
+//! Start reading at [`mod@file`] for the disk, at [`safetensors::Weights`] for a reader, at [`quant`] for the blocks.
 
 mod cursor;
 pub mod file;

@@ -7,7 +7,8 @@ use formats::{Encoding, StoredTensor, file, quant, safetensors};
 use std::path::Path;
 
 fn golden() -> Gguf {
-    Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/quant.gguf")).unwrap()
+    Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/quant.gguf"))
+        .expect("the golden file is beside the test")
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

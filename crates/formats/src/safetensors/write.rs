@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Facts about a file, kept in its header. [`write`] adds `format` = `pt`, without which transformers refuses a file.
+/// Facts about a file, kept in its header. [`write()`] adds `format` = `pt`, without which transformers refuses a file.
 pub type Metadata = BTreeMap<String, String>;
 
 /// Writes tensors that are in memory; atomic.
