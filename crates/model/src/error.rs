@@ -84,7 +84,7 @@ pub enum ModelError {
     },
     /// An encoding that nothing multiplies with.
     #[error(
-        "{path}: tensor `{name}` is encoded as {encoding}, which cannot be computed with; convert the file to q8_0"
+        "{path}: tensor `{name}` is encoded as {encoding}, which cannot be computed with; export the model as q8_0 first"
     )]
     Encoding {
         /// The folder or file.
@@ -104,7 +104,7 @@ pub enum ModelError {
     },
     /// An export that computes something else than its source.
     #[error(
-        "{path}: logits of the written model differ from the source's by {found:.2e} of their spread, {bound:.0e} is \
+        "{path}: {what} of the written model differ from the source's by {found:.1e} of their size, {bound:.0e} is \
          allowed for {encoding}; nothing was kept, export as f32 or choose a type of more bits"
     )]
     Unfaithful {
@@ -112,6 +112,8 @@ pub enum ModelError {
         path: PathBuf,
         /// Its type.
         encoding: Encoding,
+        /// What differs.
+        what: String,
         /// Relative difference found.
         found: f64,
         /// Largest allowed.

@@ -1,13 +1,13 @@
 //! Writing a model in another format or type, and proving that what was written is the same model: it is read back,
-//! and its logits on a fixed probe are compared with the source's, before it gets its name.
+//! and its weights and its logits on a fixed probe are compared with the source's, before it gets its name.
 
 mod probe;
 
-use crate::ModelError;
 use crate::config::gguf::ROPE_DIVISORS;
 use crate::source::{Encoded, Source};
 use crate::tensors::{self, PairOrder, Role, Tensor};
-use backend::Backend;
+use crate::{Model, ModelError};
+use backend::{Backend, Precision};
 use formats::file::{self, FileError};
 use formats::gguf::{self, Value};
 use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
@@ -22,8 +22,6 @@ use std::path::{Path, PathBuf};
 pub struct Report {
     /// Tensors written.
     pub tensors: usize,
-    /// Bytes of their data.
-    pub bytes: u64,
     /// Tokens of the probe.
     pub tokens: usize,
     /// Largest |Δlogit| over probe and vocabulary.
@@ -37,19 +35,27 @@ pub struct Report {
     pub kl_divergence: f64,
 }
 
-/// Largest relative difference of logits that a sound export shows.
+/// Largest relative differences that a sound export shows, of any tensor's weights and of the logits: root mean square
+/// of the difference over that of the values.
 ///
-/// Rounding weights to `k` bits moves logits of a model of ordinary depth by a few units of their last bit; each bound
-/// is several times what random and trained models showed (f32 0, f16 3e-4, bf16 4e-3, q8_0 1e-2, q4 0.1 to 0.2) and
-/// far below what a wrong order of rows does (about 1).
-const fn bound(encoding: Encoding) -> f64 {
-    match encoding {
-        Encoding::F32 => 1e-4,
-        Encoding::F16 => 5e-3,
-        Encoding::Bf16 => 4e-2,
-        Encoding::Q8_0 => 8e-2,
-        _ => 0.5,
-    }
+/// For normally distributed weights rounding to f16, bf16, q8_0, q5_0 and q4_0 gives 2e-4, 2e-3, 5e-3, 4e-2 and 8e-2 on
+/// the weights and, in a small random model, 6e-4, 5e-3, 2e-2, 1e-1 and 3e-1 on the logits; the bounds are a few times
+/// that, for weights with outliers. Rows in a wrong order give about 1 on a tensor's weights, whatever the type.
+const fn bounds(encoding: Encoding) -> Bounds {
+    let (weights, logits) = match encoding {
+        Encoding::F32 => (0.0, 1e-4),
+        Encoding::F16 => (2e-3, 5e-3),
+        Encoding::Bf16 => (5e-3, 4e-2),
+        Encoding::Q8_0 => (3e-2, 1e-1),
+        Encoding::Q5_0 | Encoding::Q5_1 => (2e-1, 5e-1),
+        _ => (4e-1, 8e-1),
+    };
+    Bounds { weights, logits }
+}
+
+struct Bounds {
+    weights: f64,
+    logits: f64,
 }
 
 /// Writes `source` as a Hugging Face folder `out`, which must not exist. `others` is called with the folder in the
@@ -79,7 +85,7 @@ pub fn to_hf_folder(
         let (bos_token_id, eos_token_id) = (source.config().bos, source.config().eos.clone());
         GenerationConfig { bos_token_id, eos_token_id, ..GenerationConfig::default() }
     };
-    let expected = probe::logits_of(b, &source)?;
+    let expected = probe::logits_of(b, Model::from_source_decoded(b, &source)?)?;
     let mut report = None;
     file::write_folder(out, |folder| {
         config.write(&folder.join(CONFIG_NAME))?;
@@ -92,7 +98,7 @@ pub fn to_hf_folder(
             write_encoded(&source, &tensors[index], encoding, writer)
         })?;
         others(folder)?;
-        report = Some(verify(b, &Source::open(folder)?, &expected, encoding, &plans, out)?);
+        report = Some(verify(b, &source, &Source::open(folder)?, &expected, encoding, out)?);
         Ok::<(), ModelError>(())
     })?;
     report.ok_or_else(|| ModelError::UnknownFormat { path: out.into() })
@@ -134,7 +140,7 @@ pub fn to_gguf(
         encoding: Encoding::F32,
         shape: vec![divisors.len()],
     }));
-    let expected = probe::logits_of(b, &source)?;
+    let expected = probe::logits_of(b, Model::from_source_decoded(b, &source)?)?;
     let unverified = unverified_name(out);
     gguf::write_with(&unverified, &all_entries, &plans, |index, writer| match tensors.get(index) {
         Some(tensor) => write_gguf_tensor(&source, tensor, plans[index].encoding, writer),
@@ -144,7 +150,7 @@ pub fn to_gguf(
         }
     })?;
     let verified =
-        Source::open_gguf(&unverified).and_then(|written| verify(b, &written, &expected, encoding, &plans, out));
+        Source::open_gguf(&unverified).and_then(|written| verify(b, &source, &written, &expected, encoding, out));
     match verified {
         Ok(report) => {
             file::rename(&unverified, out)?;
@@ -200,35 +206,35 @@ fn reencode(found: Encoded<'_>, encoding: Encoding) -> Result<Cow<'_, [u8]>, qua
     Ok(quant::encode(encoding, &quant::decode_all(found.encoding, &found.bytes)?)?.into())
 }
 
-/// Reads the written model back and compares; `out` is its name to be.
+/// Compares the written model, read back, with its source: every tensor's weights, then the logits of the probe. `out`
+/// is its name to be.
 fn verify(
     b: &dyn Backend,
+    source: &Source,
     written: &Source,
     expected: &probe::Logits,
     encoding: Encoding,
-    plans: &[TensorPlan],
     out: &Path,
 ) -> Result<Report, ModelError> {
-    let found = probe::logits_of(b, written)?;
-    let difference = expected.compare(&found);
-    let report = Report {
-        tensors: plans.len(),
-        bytes: plans.iter().filter_map(TensorPlan::bytes).map(|bytes| bytes as u64).sum(),
+    let Bounds { weights, logits } = bounds(encoding);
+    // `<=` and not `>`, so that a NaN is refused too.
+    let require = |holds: bool, what: String, found: f64, bound: f64| match holds {
+        true => Ok(()),
+        false => Err(ModelError::Unfaithful { path: out.into(), encoding, what, found, bound }),
+    };
+    let tensors = tensors::all(source.config());
+    for tensor in &tensors {
+        let found = probe::relative_difference(&source.values(tensor)?, &written.values(tensor)?);
+        require(found <= weights, format!("weights of `{}`", tensor.name()), found, weights)?;
+    }
+    let difference = expected.compare(&probe::logits_of(b, Model::from_source(b, written, Precision::F32)?)?);
+    require(difference.relative <= logits, "logits".into(), difference.relative, logits)?;
+    Ok(Report {
+        tensors: tensors.len(),
         tokens: expected.tokens,
         max_logit_difference: difference.largest,
         relative_difference: difference.relative,
-        bound: bound(encoding),
+        bound: logits,
         kl_divergence: difference.kl_divergence,
-    };
-    // Written so that a NaN is refused too.
-    if report.relative_difference <= report.bound {
-        Ok(report)
-    } else {
-        Err(ModelError::Unfaithful {
-            path: out.into(),
-            encoding,
-            found: report.relative_difference,
-            bound: report.bound,
-        })
-    }
+    })
 }

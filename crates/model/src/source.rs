@@ -3,7 +3,7 @@
 use crate::tensors::{self, PairOrder, Role, Tensor};
 use crate::{Config, ModelError};
 use formats::gguf::Gguf;
-use formats::hf_config::{GenerationConfig, HfConfig};
+use formats::hf_config::{CONFIG_NAME, GenerationConfig, HfConfig};
 use formats::llama2c::Llama2c;
 use formats::safetensors::Weights;
 use formats::{Encoding, StoredTensor, file, quant};
@@ -36,14 +36,16 @@ pub struct Encoded<'a> {
 }
 
 impl Source {
-    /// Opens a Hugging Face folder (a checkpoint of ours is one), a `.gguf` file or a llama2.c `.bin` file. Weights are
-    /// mapped, not read.
+    /// Opens a Hugging Face folder (a checkpoint of ours is one), a run folder's latest checkpoint, a `.gguf` file or a
+    /// llama2.c `.bin` file. Weights are mapped, not read.
     ///
     /// # Errors
     /// [`ModelError`]: another format or architecture, or a tensor that is missing, misshaped or not understood.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let latest = path.join("checkpoints/latest");
         match extension.to_ascii_lowercase().as_str() {
+            _ if file::is_dir(&latest) && !file::exists(&path.join(CONFIG_NAME)) => Self::open_folder(&latest),
             _ if file::is_dir(path) => Self::open_folder(path),
             "gguf" => Self::open_gguf(path),
             "bin" => Self::open_llama2c(path),

@@ -5,6 +5,8 @@ use crate::source::{Encoded, Source};
 use crate::tensors::{Role, Tensor};
 use crate::{Config, ModelError};
 use backend::{Backend, Buf, EncodedRows, Matrix, Precision};
+use formats::Encoding;
+use std::borrow::Cow;
 use std::path::Path;
 
 /// A model: its shape and the handles of its weights. The backend that made the handles is given to every function.
@@ -62,13 +64,16 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_source(b: &dyn Backend, source: &Source, precision: Precision) -> Result<Self, ModelError> {
-        let config = source.config();
-        let mut load = Loader { memory: Memory::new(b), source, precision };
-        let embedding = load.matrix(&[Role::Embedding], 0)?;
-        let blocks = (0..config.layers).map(|layer| load.block(layer)).collect::<Result<_, _>>()?;
-        let norm = load.norm(Role::FinalNorm, 0)?;
-        let head = if config.tied { embedding } else { load.matrix(&[Role::Head], 0)? };
-        Ok(Self { config: config.clone(), embedding, blocks, norm, head, held: load.memory.keep() })
+        Loader { memory: Memory::new(b), source, precision, decode: false }.model()
+    }
+
+    /// The model with all its weights decoded to f32: the oracle for what is written from `source`, and a way to
+    /// compute with encodings that the backend lacks.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_source_decoded(b: &dyn Backend, source: &Source) -> Result<Self, ModelError> {
+        Loader { memory: Memory::new(b), source, precision: Precision::F32, decode: true }.model()
     }
 
     /// A model over handles that somebody else frees.
@@ -91,9 +96,19 @@ struct Loader<'a> {
     memory: Memory<'a>,
     source: &'a Source,
     precision: Precision,
+    decode: bool,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn model(mut self) -> Result<Model, ModelError> {
+        let config = self.source.config().clone();
+        let embedding = self.matrix(&[Role::Embedding], 0)?;
+        let blocks = (0..config.layers).map(|layer| self.block(layer)).collect::<Result<_, _>>()?;
+        let norm = self.norm(Role::FinalNorm, 0)?;
+        let head = if config.tied { embedding } else { self.matrix(&[Role::Head], 0)? };
+        Ok(Model { config, embedding, blocks, norm, head, held: self.memory.keep() })
+    }
+
     fn block(&mut self, layer: usize) -> Result<Block, ModelError> {
         Ok(Block {
             norm1: self.norm(Role::AttentionNorm, layer)?,
@@ -113,12 +128,21 @@ impl Loader<'_> {
     /// One matrix of the tensors of `roles`, their rows stacked.
     fn matrix(&mut self, roles: &[Role], layer: usize) -> Result<Matrix, ModelError> {
         let tensors: Vec<Tensor> = roles.iter().map(|&role| Tensor::new(self.source.config(), role, layer)).collect();
-        let encoded = tensors.iter().map(|tensor| self.source.encoded(tensor)).collect::<Result<Vec<_>, _>>()?;
+        let encoded = tensors.iter().map(|tensor| self.encoded(tensor)).collect::<Result<Vec<_>, _>>()?;
         let mut parts = Vec::with_capacity(tensors.len());
         for (tensor, Encoded { encoding, bytes }) in tensors.iter().zip(&encoded) {
             let encoding = self.source.computable(tensor, *encoding)?;
             parts.push(EncodedRows { encoding, rows: tensor.rows, bytes });
         }
         Ok(self.memory.load_matrix(&parts, tensors[0].cols, self.precision)?)
+    }
+
+    fn encoded(&self, tensor: &Tensor) -> Result<Encoded<'a>, ModelError> {
+        if !self.decode {
+            return self.source.encoded(tensor);
+        }
+        let values = self.source.values(tensor)?;
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(Encoded { encoding: Encoding::F32, bytes: Cow::Owned(bytes) })
     }
 }

@@ -150,3 +150,61 @@ const fn file_type(encoding: Encoding) -> u32 {
         _ => 1024, // "guessed"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::small;
+    use formats::{StoredTensor, gguf};
+
+    /// A file of these entries whose only tensors are an embedding (and a head, unless tied).
+    fn written(config: &Config, entries: &[(String, Value)]) -> Result<Config, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let bytes = vec![0; config.vocab * config.width * 4];
+        let tensor = |name: &str| StoredTensor {
+            name: name.into(),
+            encoding: Encoding::F32,
+            shape: vec![config.vocab, config.width],
+            bytes: &bytes,
+        };
+        let head = Some(tensor("output.weight")).filter(|_| !config.tied);
+        let tensors: Vec<_> = std::iter::once(tensor("token_embd.weight")).chain(head).collect();
+        gguf::write(&path, entries, &tensors).unwrap();
+        Config::from_gguf(&Gguf::open(&path)?)
+    }
+
+    /// The config's own entries, one of them changed or added.
+    fn with(config: &Config, key: &str, value: Value) -> Vec<(String, Value)> {
+        let mut entries = config.gguf_entries(Encoding::F32);
+        entries.retain(|(other, _)| other != key);
+        entries.push((key.into(), value));
+        entries
+    }
+
+    #[test]
+    fn a_config_survives_the_way_through_gguf() {
+        for tied in [true, false] {
+            let mut config = Config { bos: None, eos: vec![], ..small(2, tied) };
+            assert_eq!(written(&config, &config.gguf_entries(Encoding::F32)).unwrap(), config);
+            config.rope.scaling = RopeScaling::Linear { factor: 4.0 };
+            config.eos = vec![7];
+            let entries = with(&config, "tokenizer.ggml.eos_token_id", Value::U32(7));
+            assert_eq!(written(&config, &entries).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn what_is_not_llama_is_refused_by_name() {
+        let config = small(2, true);
+        let refused = |key: &str, value| written(&config, &with(&config, key, value)).unwrap_err().to_string();
+        let text = |text: &str| Value::String(text.into());
+        assert!(refused("general.architecture", text("qwen2")).contains("general.architecture is `qwen2`"));
+        assert!(refused("llama.expert_count", Value::U32(8)).contains("llama.expert_count is `8`"));
+        assert!(refused("llama.rope.scaling.type", text("yarn")).contains("`yarn`"));
+        assert!(refused("llama.rope.dimension_count", Value::U32(2)).contains("llama.rope.dimension_count is `2`"));
+        assert!(refused("llama.attention.head_count", Value::U32(0)).contains("num_attention_heads is 0"));
+        assert!(refused("tokenizer.ggml.bos_token_id", Value::U32(24)).contains("bos_token_id is 24"));
+        assert!(refused("llama.block_count", text("two")).contains("llama.block_count"));
+    }
+}

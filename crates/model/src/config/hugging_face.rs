@@ -150,6 +150,7 @@ fn scaling(hf: &HfConfig) -> Result<RopeScaling, ConfigError> {
 mod tests {
     use super::*;
     use crate::config::tests::small;
+    use proptest::strategy::Strategy;
 
     #[test]
     fn a_config_survives_the_way_through_hugging_face() {
@@ -182,5 +183,33 @@ mod tests {
         let yarn = Some(hf_config::RopeScaling::Other { kind: "yarn".into() });
         assert!(refused(HfConfig { rope_scaling: yarn, ..hf.clone() }).contains("`yarn`"));
         assert!(refused(HfConfig { head_dim: None, hidden_size: 18, ..hf }).contains("hidden_size is 18"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_config_file_overflows_a_product(
+            sizes in proptest::array::uniform7(proptest::prelude::any::<u64>().prop_map(|size| (size >> (40 + size % 24)) as usize)),
+            tied: bool,
+        ) {
+            let [vocab_size, hidden_size, intermediate_size, layers, group, kv_heads, half] = sizes;
+            let hf = HfConfig {
+                vocab_size,
+                hidden_size,
+                intermediate_size,
+                num_hidden_layers: layers,
+                num_attention_heads: kv_heads.saturating_mul(group),
+                num_key_value_heads: Some(kv_heads),
+                head_dim: Some(half.saturating_mul(2)),
+                max_position_embeddings: Some(vocab_size),
+                tie_word_embeddings: Some(tied),
+                bos_token_id: None,
+                eos_token_id: vec![],
+                ..small(2, tied).to_hf("float32").unwrap()
+            };
+            if let Ok(config) = Config::from_hf(&hf) {
+                crate::cost::flops_per_token(&config, config.context);
+                crate::cost::inference_bytes(&config, 16.0, backend::Precision::Bf16, 512, 16, config.context);
+            }
+        }
     }
 }

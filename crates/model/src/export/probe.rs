@@ -1,9 +1,8 @@
-//! The logits of a model on a fixed text of token ids, and how far two of them are apart.
+//! The logits of a model on a fixed text of token ids, and how far two models are apart.
 
 use crate::llama::{self, Batch};
-use crate::source::Source;
 use crate::{Activations, Model, ModelError};
-use backend::{Backend, Precision, Rows, Sequences};
+use backend::{Backend, Rows, Sequences};
 
 /// 32 tokens: enough positions for a wrong rotation to show, and still a second's work for the scalar level.
 const TOKENS: usize = 32;
@@ -25,9 +24,8 @@ pub(super) struct Difference {
     pub(super) kl_divergence: f64,
 }
 
-/// Loads a model in f32, runs the probe through it, and frees it.
-pub(super) fn logits_of(b: &dyn Backend, source: &Source) -> Result<Logits, ModelError> {
-    let model = Model::from_source(b, source, Precision::F32)?;
+/// Runs the probe through a model and frees it.
+pub(super) fn logits_of(b: &dyn Backend, model: Model) -> Result<Logits, ModelError> {
     let logits = run(b, &model);
     model.free(b);
     logits
@@ -67,6 +65,16 @@ impl Logits {
         let relative = if squares == 0.0 { 0.0 } else { (squares / spread).sqrt() };
         Difference { largest, relative, kl_divergence: kl_divergence / self.tokens as f64 }
     }
+}
+
+/// Root mean square of the difference over that of the values; 0 where there is none.
+pub(super) fn relative_difference(values: &[f32], others: &[f32]) -> f64 {
+    let (mut squares, mut spread) = (0f64, 0f64);
+    for (&x, &y) in values.iter().zip(others) {
+        squares += (f64::from(x) - f64::from(y)).powi(2);
+        spread += f64::from(x).powi(2);
+    }
+    if squares == 0.0 { 0.0 } else { (squares / spread).sqrt() }
 }
 
 fn log_sum_exp(row: &[f32]) -> f64 {
