@@ -14,11 +14,16 @@ enum Encoder {
     Scored(Box<Scored>),
 }
 
+/// In place of an id: what the vocabulary cannot spell.
+const DROPPED: u32 = u32::MAX;
+
 /// An encoder for text whose special tokens were already cut out and whose spaces were already marked.
 pub(crate) struct Engine {
     encoder: Encoder,
     /// Id of each of the encoder's own ids; empty where they are the same.
     ids: Vec<u32>,
+    /// Some of the encoder's ids stand for bytes that the vocabulary cannot spell.
+    drops: bool,
     /// Ids of single bytes, for text that the encoder fails on.
     bytes: Vec<Option<u32>>,
 }
@@ -30,7 +35,8 @@ impl Engine {
         let reachable = Reachable::of(vocabulary);
         let scored_only = vocabulary.merges.is_empty() && !vocabulary.scores.is_empty();
         if vocabulary.family == Family::Spaced && (scored_only || reachable.hides_a_byte_piece(vocabulary)) {
-            return Ok(Self { encoder: Encoder::Scored(Box::new(Scored::new(vocabulary))), ids: Vec::new(), bytes });
+            let encoder = Encoder::Scored(Box::new(Scored::new(vocabulary)));
+            return Ok(Self { encoder, ids: Vec::new(), drops: false, bytes });
         }
         let value = reachable.to_json(vocabulary);
         let encoder = match fastokens::Tokenizer::from_json(value.clone()) {
@@ -41,7 +47,8 @@ impl Engine {
                 Encoder::General(Box::new(general.map_err(|error| Problem::Engine { what: error.to_string() })?))
             }
         };
-        Ok(Self { encoder, ids: reachable.into_map(), bytes })
+        let drops = !reachable.missing.is_empty();
+        Ok(Self { encoder, ids: reachable.into_map(), drops, bytes })
     }
 
     /// Appends the ids of `text`.
@@ -64,7 +71,15 @@ impl Engine {
         }
         if !self.ids.is_empty() {
             for id in &mut out[start..] {
-                *id = self.ids.get(*id as usize).copied().unwrap_or(*id);
+                *id = self.ids.get(*id as usize).copied().unwrap_or(DROPPED);
+            }
+            if self.drops {
+                let mut kept = start;
+                for at in start..out.len() {
+                    out[kept] = out[at];
+                    kept += usize::from(out[at] != DROPPED);
+                }
+                out.truncate(kept);
             }
         }
     }
@@ -90,6 +105,8 @@ fn single_bytes(vocabulary: &Vocabulary) -> Vec<Option<u32>> {
 struct Reachable {
     /// Ids in ascending order.
     ids: Vec<u32>,
+    /// Stand-ins of bytes without a piece; they are numbered after the pieces.
+    missing: Vec<String>,
 }
 
 impl Reachable {
@@ -117,7 +134,9 @@ impl Reachable {
                 reached[id as usize] = true;
             }
         }
-        Self { ids: (0u32..).zip(&reached).filter(|(_, reached)| **reached).map(|(id, _)| id).collect() }
+        let missing = |byte: u8| Some(byte_level::spell(&[byte])).filter(|text| !first.contains_key(text.as_str()));
+        let missing = if vocabulary.drops_late { (0..=255).filter_map(missing).collect() } else { Vec::new() };
+        Self { missing, ids: (0u32..).zip(&reached).filter(|(_, reached)| **reached).map(|(id, _)| id).collect() }
     }
 
     /// Whether some spelling such as `<0x0A>` or `<unk>` could be taken for its piece when it is written in the text:
@@ -139,8 +158,8 @@ impl Reachable {
     /// A `tokenizer.json` value with these pieces, numbered from 0 in the order of their ids.
     fn to_json(&self, vocabulary: &Vocabulary) -> Value {
         let piece = |id: u32| vocabulary.pieces[id as usize].text.as_str();
-        let vocab: Map<String, Value> =
-            self.ids.iter().enumerate().map(|(at, &id)| (piece(id).to_owned(), Value::from(at))).collect();
+        let spelled = self.ids.iter().map(|&id| piece(id).to_owned()).chain(self.missing.iter().cloned());
+        let vocab: Map<String, Value> = spelled.enumerate().map(|(at, text)| (text, Value::from(at))).collect();
         let merges: Vec<Value> =
             vocabulary.merges.iter().map(|&(left, right)| json!([piece(left), piece(right)])).collect();
         let unknown = vocabulary.unknown.filter(|id| self.ids.binary_search(id).is_ok()).map(piece);
@@ -168,6 +187,7 @@ impl Reachable {
 
     /// The id behind each number of [`Reachable::to_json`], or nothing if they are equal.
     fn into_map(self) -> Vec<u32> {
-        if self.ids.iter().zip(0u32..).all(|(&id, at)| id == at) { Vec::new() } else { self.ids }
+        let same = self.missing.is_empty() && self.ids.iter().zip(0u32..).all(|(&id, at)| id == at);
+        if same { Vec::new() } else { self.ids }
     }
 }

@@ -126,6 +126,7 @@ fn read_byte_level(file: &Gguf, vocabulary: &mut Vocabulary) -> Result<(), Probl
     let pre = Pre::from_gguf(name).ok_or_else(|| Problem::UnknownPre { found: name.to_owned() })?;
     vocabulary.pre_tokenizer = pre.to_json();
     vocabulary.ignore_merges = pre == Pre::Llama3;
+    vocabulary.drops_late = true;
     if find(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(false) {
         vocabulary.prefix = Prefix::UnlessSpaced;
     }

@@ -100,6 +100,9 @@ pub(crate) struct Vocabulary {
     pub(crate) fuse_unknown: bool,
     /// A word that is a piece becomes it, whatever the merges say (Llama 3).
     pub(crate) ignore_merges: bool,
+    /// Bytes without a piece are dropped after merging, so that nothing merges across them (llama.cpp), not before
+    /// (`tokenizers`).
+    pub(crate) drops_late: bool,
     /// `tokenizer.json` value of the step before BPE, without its prefix rule; null for none.
     pub(crate) pre_tokenizer: Value,
     /// `tokenizer.json` value of a rewriting of the text; null for none, always null in the spaced family.
@@ -126,6 +129,7 @@ impl Vocabulary {
             byte_fallback: false,
             fuse_unknown: family == Family::Spaced,
             ignore_merges: false,
+            drops_late: false,
             pre_tokenizer: Value::Null,
             normalizer: Value::Null,
             bos: None,
