@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::byte_level;
+use crate::cuts::Cuts;
 use crate::problem::Problem;
 use crate::scored::Scored;
 use crate::vocabulary::{Family, PieceKind, Vocabulary};
@@ -20,6 +21,7 @@ const DROPPED: u32 = u32::MAX;
 /// An encoder for text whose special tokens were already cut out and whose spaces were already marked.
 pub(crate) struct Engine {
     encoder: Encoder,
+    cuts: Cuts,
     /// Id of each of the encoder's own ids; empty where they are the same.
     ids: Vec<u32>,
     /// Some of the encoder's ids stand for bytes that the vocabulary cannot spell.
@@ -32,11 +34,12 @@ impl Engine {
     /// Builds the fastest encoder that is exact for this vocabulary.
     pub(crate) fn build(vocabulary: &Vocabulary) -> Result<Self, Problem> {
         let bytes = single_bytes(vocabulary);
+        let cuts = Cuts::new(vocabulary);
         let reachable = Reachable::of(vocabulary);
         let scored_only = vocabulary.merges.is_empty() && !vocabulary.scores.is_empty();
         if vocabulary.family == Family::Spaced && (scored_only || reachable.hides_a_byte_piece(vocabulary)) {
             let encoder = Encoder::Scored(Box::new(Scored::new(vocabulary)));
-            return Ok(Self { encoder, ids: Vec::new(), drops: false, bytes });
+            return Ok(Self { encoder, ids: Vec::new(), cuts, drops: false, bytes });
         }
         let value = reachable.to_json(vocabulary);
         let encoder = match fastokens::Tokenizer::from_json(value.clone()) {
@@ -48,14 +51,20 @@ impl Engine {
             }
         };
         let drops = !reachable.missing.is_empty();
-        Ok(Self { encoder, ids: reachable.into_map(), drops, bytes })
+        Ok(Self { encoder, ids: reachable.into_map(), cuts, drops, bytes })
     }
 
     /// Appends the ids of `text`.
     pub(crate) fn encode_into(&self, text: &str, out: &mut Vec<u32>) {
-        if text.is_empty() {
-            return;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (stretch, after) = self.cuts.first(rest);
+            self.encode_stretch(stretch, out);
+            rest = after;
         }
+    }
+
+    fn encode_stretch(&self, text: &str, out: &mut Vec<u32>) {
         let start = out.len();
         match &self.encoder {
             Encoder::Scored(scored) => scored.encode_into(text, out),

@@ -13,6 +13,7 @@
 
 mod added;
 mod byte_level;
+mod cuts;
 mod engine;
 mod gguf;
 mod json;
