@@ -57,12 +57,17 @@ pub(crate) fn to_panels<E: Copy>(
             let width = LANES.min(head_dim - d);
             let mut square = [[0.0; LANES]; LANES];
             for (k, line) in square[..keys].iter_mut().enumerate() {
-                line[..width].copy_from_slice(&source.row(source_row + done + k)[d..d + width]);
+                let from = &source.row(source_row + done + k)[d..d + width];
+                match from.try_into() {
+                    Ok(whole) => *line = whole,
+                    Err(_) => line[..width].copy_from_slice(from),
+                }
             }
             for i in 0..width {
                 let out = &mut panel[(d + i) * BLOCK + column..][..keys];
-                for (k, out) in out.iter_mut().enumerate() {
-                    *out = keep(square[k][i]);
+                match <&mut [E; LANES]>::try_from(&mut *out) {
+                    Ok(whole) => *whole = std::array::from_fn(|k| keep(square[k][i])),
+                    Err(_) => out.iter_mut().enumerate().for_each(|(k, out)| *out = keep(square[k][i])),
                 }
             }
         }
