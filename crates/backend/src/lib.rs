@@ -16,6 +16,7 @@
 //! - Gradients of weights are *added* to what the gradient buffer holds, row by row in ascending order. So one
 //!   micro-batch of eight rows and two of four leave the same bits.
 
+pub mod conformance;
 mod shape;
 
 pub use shape::{Family, Heads, Rows, Sequences};

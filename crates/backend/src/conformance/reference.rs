@@ -1,0 +1,111 @@
+//! The operations in f64, as plainly as they can be written, and finite differences.
+
+use crate::{Heads, NO_TARGET, Sequences};
+
+/// `x · wᵀ`, `w` being `out × inner`.
+pub(super) fn linear(x: &[f64], w: &[f64], inner: usize) -> Vec<f64> {
+    let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+    x.chunks(inner).flat_map(|x| w.chunks(inner).map(move |w| dot(x, w))).collect()
+}
+
+/// The transpose of a `rows × cols` matrix.
+pub(super) fn transpose(x: &[f64], cols: usize) -> Vec<f64> {
+    (0..cols).flat_map(|c| x.iter().skip(c).step_by(cols).copied()).collect()
+}
+
+/// Root-mean-square normalization.
+pub(super) fn rmsnorm(x: &[f64], weight: &[f64], epsilon: f64) -> Vec<f64> {
+    let rows = x.chunks(weight.len()).zip(rstd(x, weight.len(), epsilon));
+    rows.flat_map(|(x, rstd)| x.iter().zip(weight).map(move |(x, w)| x * rstd * w)).collect()
+}
+
+/// `1 / √(mean(x²) + ε)` of each row.
+pub(super) fn rstd(x: &[f64], width: usize, epsilon: f64) -> Vec<f64> {
+    let mean = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>() / width as f64;
+    x.chunks(width).map(|x| 1.0 / (mean(x) + epsilon).sqrt()).collect()
+}
+
+/// `silu(gate) ⊙ up`.
+pub(super) fn swiglu(gate_up: &[f64], width: usize) -> Vec<f64> {
+    let row = |row: &[f64]| {
+        let (gate, up) = row.split_at(width);
+        gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
+    };
+    gate_up.chunks(2 * width).flat_map(row).collect()
+}
+
+/// Rotary embedding; `direction` −1 turns back.
+pub(super) fn rope(qkv: &[f64], table: &[f64], positions: &[u32], heads: Heads, direction: f64) -> Vec<f64> {
+    let (mut out, half) = (qkv.to_vec(), heads.head_dim / 2);
+    for (row, &position) in out.chunks_mut(heads.qkv_width()).zip(positions) {
+        let table = &table[position as usize * heads.head_dim..];
+        for head in row[..heads.query_width() + heads.kv_width()].chunks_mut(heads.head_dim) {
+            for i in 0..half {
+                let (a, b, cos, sin) = (head[i], head[i + half], table[i], table[i + half] * direction);
+                head[i] = a * cos - b * sin;
+                head[i + half] = b * cos + a * sin;
+            }
+        }
+    }
+    out
+}
+
+/// Causal attention: outputs and logsumexp.
+pub(super) fn attention(
+    qkv: &[f64],
+    sequences: Sequences,
+    heads: Heads,
+    first_key: Option<&[u32]>,
+) -> (Vec<f64>, Vec<f64>) {
+    let (mut out, mut logsumexp) = (Vec::new(), Vec::new());
+    let at = |row: usize, offset: usize| &qkv[row * heads.qkv_width() + offset..][..heads.head_dim];
+    for row in 0..sequences.rows() {
+        let start = row / sequences.tokens * sequences.tokens;
+        let keys = start + first_key.map_or(0, |first| first[row] as usize)..row + 1;
+        for head in 0..heads.heads {
+            let key = heads.query_width() + head / heads.group() * heads.head_dim;
+            let score = |s: usize| {
+                let dot: f64 = at(row, head * heads.head_dim).iter().zip(at(s, key)).map(|(q, k)| q * k).sum();
+                dot / (heads.head_dim as f64).sqrt()
+            };
+            let total = keys.clone().map(|s| score(s).exp()).sum::<f64>().ln();
+            let value =
+                |d| keys.clone().map(|s| (score(s) - total).exp() * at(s, key + heads.kv_width())[d]).sum::<f64>();
+            out.extend((0..heads.head_dim).map(value));
+            logsumexp.push(total);
+        }
+    }
+    (out, logsumexp)
+}
+
+/// Cross-entropy of each row in nats; 0 where there is no target.
+pub(super) fn losses(x: &[f64], head: &[f64], targets: &[u32], width: usize) -> Vec<f64> {
+    let logits = linear(x, head, width);
+    let loss = |(logits, &target): (&[f64], &u32)| {
+        let total = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+        if target == NO_TARGET { 0.0 } else { total - logits[target as usize] }
+    };
+    logits.chunks(head.len() / width).zip(targets).map(loss).collect()
+}
+
+/// `Σ out ⊙ d_out`: what a backward differentiates.
+pub(super) fn objective(out: &[f64], d_out: &[f64]) -> f64 {
+    out.iter().zip(d_out).map(|(out, d)| out * d).sum()
+}
+
+/// The gradient of `f` at `x` by central differences; good to about ten digits for smooth functions of order one.
+pub(super) fn gradient(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let mut x = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let here = x[i];
+            x[i] = here + STEP;
+            let above = f(&x);
+            x[i] = here - STEP;
+            let below = f(&x);
+            x[i] = here;
+            (above - below) / (2.0 * STEP)
+        })
+        .collect()
+}
