@@ -122,6 +122,19 @@ pub fn detect() -> Level {
     })
 }
 
+/// Processors this process may use, two threads of one core counted once: what compute-bound work can use. At least 1.
+pub fn physical_threads() -> usize {
+    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut cores = std::collections::BTreeSet::new();
+    for index in 0..logical {
+        let path = format!("/sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list");
+        // Where the system does not say, every thread counts as a core.
+        let siblings = formats::file::read_to_string(path.as_ref()).unwrap_or_else(|_| index.to_string());
+        cores.insert(siblings);
+    }
+    cores.len().clamp(1, logical)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

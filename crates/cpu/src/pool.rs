@@ -246,6 +246,12 @@ impl<'a, T> Disjoint<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Where element `at` is. Whoever writes there answers for it as the callers of [`Disjoint::piece`] do.
+    pub(crate) fn at(&self, at: usize) -> *mut T {
+        debug_assert!(at <= self.len);
+        self.start.wrapping_add(at)
+    }
+
     /// Elements `at..at + len`.
     ///
     /// # Safety

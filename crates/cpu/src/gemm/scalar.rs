@@ -1,0 +1,52 @@
+//! The tile in plain Rust: the reference of the others, and the whole of the scalar level.
+
+use super::pack::unpair;
+use super::{MR, NR, Tile};
+use backend::Precision;
+
+/// # Safety
+/// [`Tile`]'s pointers and `out` reach `height` rows of `width` floats, which no other thread writes.
+pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize), precision: Precision) {
+    let mut sums = [[0.0f32; NR]; MR];
+    // SAFETY: as the caller promises.
+    let row = |(start, ld): (*const f32, usize), i: usize| unsafe {
+        std::slice::from_raw_parts(start.wrapping_add(i * ld), tile.width)
+    };
+    if let Some(start) = tile.start {
+        (0..tile.height).for_each(|i| sums[i][..tile.width].copy_from_slice(row(start, i)));
+    }
+    let sums = &mut sums[..tile.height];
+    match precision {
+        Precision::F32 => singles(sums, tile),
+        Precision::Bf16 => widened(sums, tile),
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        for (j, &sum) in sums[..tile.width].iter().enumerate() {
+            let residual = tile.residual.map(|residual| row(residual, i)[j]);
+            // SAFETY: as the caller promises.
+            unsafe { *out.0.wrapping_add(i * out.1 + j) = residual.map_or(sum, |residual| residual + sum) };
+        }
+    }
+}
+
+fn singles(sums: &mut [[f32; NR]], tile: &Tile<'_>) {
+    for (left, right) in tile.left.chunks_exact(tile.height).zip(tile.right.chunks_exact(NR)) {
+        for (sums, &a) in sums.iter_mut().zip(left) {
+            for (sum, &b) in sums.iter_mut().zip(right) {
+                *sum = f32::from_bits(a).mul_add(f32::from_bits(b), *sum);
+            }
+        }
+    }
+}
+
+fn widened(sums: &mut [[f32; NR]], tile: &Tile<'_>) {
+    for (left, right) in tile.left.chunks_exact(2 * tile.height).zip(tile.right.chunks_exact(NR)) {
+        let (earlier, later) = left.split_at(tile.height);
+        for (sums, (&a0, &a1)) in sums.iter_mut().zip(earlier.iter().zip(later)) {
+            for (sum, &b) in sums.iter_mut().zip(right) {
+                let [b0, b1] = unpair(b);
+                *sum = f32::from_bits(a1).mul_add(b1, f32::from_bits(a0).mul_add(b0, *sum));
+            }
+        }
+    }
+}
