@@ -12,7 +12,9 @@
 //! than the file is long plus 64 MiB for bookkeeping.
 
 mod error;
+mod parse;
 mod read;
+mod table;
 mod types;
 mod value;
 mod write;

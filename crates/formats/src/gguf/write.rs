@@ -1,6 +1,7 @@
 //! Writing: version 3, alignment 32, tensors in the given order.
 
-use super::read::{TensorInfo, check_tensors, problem};
+use super::read::TensorInfo;
+use super::table::{check_tensors, problem};
 use super::types::{self, ARRAY, BOOL, STRING};
 use super::value::{Array, Value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GgufError as Error, TensorProblem as Problem};
