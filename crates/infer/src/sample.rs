@@ -151,15 +151,18 @@ fn not_finite(history: &[u32]) -> InferError {
 fn highest(logits: &[f32]) -> Option<f32> {
     const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut numbers = true;
-    for chunk in logits.chunks(LANES) {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-            numbers &= !value.is_nan();
+    let mut not_numbers = [0; LANES];
+    let (blocks, rest) = logits.as_chunks::<LANES>();
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    for block in blocks.iter().chain([&last]) {
+        for lane in 0..LANES {
+            not_numbers[lane] |= u32::from(block[lane].is_nan());
+            lanes[lane] = if block[lane] > lanes[lane] { block[lane] } else { lanes[lane] };
         }
     }
     let highest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    (numbers && highest.is_finite()).then_some(highest)
+    (not_numbers == [0; LANES] && highest.is_finite()).then_some(highest)
 }
 
 /// The `count` highest logits with their ids, lower ids first among equals, in no order. One pass, in which nearly all
@@ -194,27 +197,30 @@ fn more_likely_first(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// Keeps the fewest most likely entries whose weights reach `top_p` of the sum; at least one.
+/// Keeps the fewest most likely entries whose weights, from 0 to 1, reach `top_p` of their sum; at least one.
+///
+/// Sorting a vocabulary takes a millisecond, so weights are summed by size classes (exponent and three bits of the
+/// mantissa), and only the class in which the sum is reached is sorted.
 fn keep_nucleus(entries: &mut Vec<(u32, f32)>, top_p: f32) {
-    let total: f64 = entries.iter().map(|&(_, weight)| f64::from(weight)).sum();
-    let target = f64::from(top_p) * total;
-    // A nucleus is small as a rule: sort ever larger beginnings instead of a whole vocabulary.
-    let mut sorted = 0;
+    let class = |weight: f32| (weight.to_bits() >> 20) as usize;
+    let mut sums = vec![0.0; class(1.0) + 1];
+    entries.iter().for_each(|&(_, weight)| sums[class(weight)] += f64::from(weight));
+    let target = f64::from(top_p) * sums.iter().sum::<f64>();
     let mut sum = 0.0;
-    while sorted < entries.len() {
-        let end = (4 * sorted).max(128).min(entries.len());
-        if end < entries.len() {
-            entries[sorted..].select_nth_unstable_by(end - sorted, more_likely_first);
-        }
-        entries[sorted..end].sort_unstable_by(more_likely_first);
-        for index in sorted..end {
-            sum += f64::from(entries[index].1);
-            if sum >= target {
-                entries.truncate(index + 1);
-                return;
-            }
-        }
-        sorted = end;
+    let border = sums.iter().rposition(|class| {
+        sum += class;
+        sum >= target
+    });
+    let Some(border) = border else { return };
+    sum -= sums[border];
+    let mut at_border: Vec<_> = entries.iter().copied().filter(|&(_, weight)| class(weight) == border).collect();
+    at_border.sort_unstable_by(more_likely_first);
+    let last = at_border.iter().find(|&&(_, weight)| {
+        sum += f64::from(weight);
+        sum >= target
+    });
+    if let Some(last) = last.or(at_border.last()) {
+        entries.retain(|entry| more_likely_first(entry, last).is_le());
     }
 }
 
