@@ -68,10 +68,12 @@ pub(super) fn attention(
                 let dot: f64 = at(row, head * heads.head_dim).iter().zip(at(s, key)).map(|(q, k)| q * k).sum();
                 dot / (heads.head_dim as f64).sqrt()
             };
-            let total = keys.clone().map(|s| score(s).exp()).sum::<f64>().ln();
-            let value =
-                |d| keys.clone().map(|s| (score(s) - total).exp() * at(s, key + heads.kv_width())[d]).sum::<f64>();
-            out.extend((0..heads.head_dim).map(value));
+            let scores: Vec<f64> = keys.clone().map(score).collect();
+            let total = scores.iter().map(|score| score.exp()).sum::<f64>().ln();
+            let weights: Vec<f64> = scores.iter().map(|score| (score - total).exp()).collect();
+            let value = |s: usize, d: usize| at(s, key + heads.kv_width())[d];
+            let sum = |d| keys.clone().zip(&weights).map(|(s, weight)| weight * value(s, d)).sum::<f64>();
+            out.extend((0..heads.head_dim).map(sum));
             logsumexp.push(total);
         }
     }
