@@ -123,7 +123,9 @@ pub fn to_gguf(
     let source = Source::open(source)?;
     let config = source.config();
     let mut all_entries = config.gguf_entries(encoding);
-    let stated = [("bos", config.bos), ("eos", config.eos.first().copied())];
+    // Where a chat model has two ends, the first ends a text and the second a turn.
+    let end = |index| config.eos.get(index).copied();
+    let stated = [("bos", config.bos), ("eos", end(0)), ("eot", end(1))];
     all_entries.extend(
         stated
             .into_iter()
