@@ -132,10 +132,7 @@ fn rewrite(folder: &Path, change: impl Fn(&mut Vec<StoredTensor<'_>>)) {
 }
 
 fn refusal(folder: &Path) -> String {
-    let b = scalar();
-    let before = b.allocated_bytes();
-    let error = Model::load(&b, folder, Precision::F32).unwrap_err().to_string();
-    assert_eq!(b.allocated_bytes(), before, "a refused model leaves memory behind");
+    let error = Model::load(&scalar(), folder, Precision::F32).unwrap_err().to_string();
     error.replace(&folder.display().to_string(), "FOLDER")
 }
 
