@@ -100,6 +100,9 @@ pub enum DataError {
         /// The source.
         source_name: String,
     },
+    /// A tokenizer is to be trained on token files.
+    #[error("no training source is text, so no tokenizer can be trained on it; give `tokenizer.path`")]
+    NoText,
     /// The separator rule asks for a token that the tokenizer lacks.
     #[error("data.separator is `{rule}`, but the tokenizer has no {token} token; choose another rule or tokenizer")]
     NoSeparator {

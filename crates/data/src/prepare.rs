@@ -310,7 +310,7 @@ impl Run<'_> {
             tasks: plan.tasks.len(),
             from: (state.task, state.block),
             memory_bytes: memory_bytes(self.data) / 2,
-            open: &|task| read::open(&plan.tasks[task], &plan.inputs, source, self.tokenizer),
+            open: &|task| read::open(&plan.tasks[task], &plan.inputs, source, Some(self.tokenizer)),
             work: &|task, block| worker.block(task, block),
         };
         let mut collector =

@@ -168,12 +168,12 @@ pub(crate) trait BlockReader: Send {
     fn hashes(&mut self) -> Result<Vec<String>, ReadError>;
 }
 
-/// Opens a task.
+/// Opens a task. Token files need the tokenizer.
 pub(crate) fn open(
     task: &Task,
     inputs: &[InputPlan],
     source: &recipe::Source,
-    tokenizer: &tokenizer::Tokenizer,
+    tokenizer: Option<&tokenizer::Tokenizer>,
 ) -> Result<Box<dyn BlockReader>, ReadError> {
     let inputs = inputs.get(task.inputs.clone()).unwrap_or_default();
     let Some(first) = inputs.first() else { return Ok(Box::new(text::Texts::new(Vec::new(), task.kind))) };

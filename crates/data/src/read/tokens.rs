@@ -88,7 +88,7 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn open(path: &Path, layout: Layout, tokenizer: &Tokenizer) -> Result<Self, ReadError> {
+    pub(crate) fn open(path: &Path, layout: Layout, tokenizer: Option<&Tokenizer>) -> Result<Self, ReadError> {
         let map = MappedFile::open(path)?;
         let extent = extent(&map, layout).map_err(|BadHeader { at, what, found, expected }| {
             ReadError::TokenHeader { path: path.into(), at, what, found, expected: expected.into() }
@@ -99,7 +99,9 @@ impl Runs {
         if found != expected {
             return Err(ReadError::TokenLength { path: path.into(), found, expected });
         }
-        let eos = tokenizer.eos().ok_or_else(|| ReadError::NoEnd { path: path.into() })?;
+        let no_end = || ReadError::NoEnd { path: path.into() };
+        let tokenizer = tokenizer.ok_or_else(no_end)?;
+        let eos = tokenizer.eos().ok_or_else(no_end)?;
         let vocab = tokenizer.vocab_size() as u64;
         Ok(Self { map, extent, vocab, bos: tokenizer.bos(), eos, next: 0, document: 0 })
     }
