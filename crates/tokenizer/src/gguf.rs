@@ -24,8 +24,8 @@ impl Tokenizer {
     /// The keys that make llama.cpp encode as this tokenizer does. A byte-level tokenizer whose pre-tokenizer has no
     /// name in GGUF, and merges that no scores can express, are refused.
     ///
-    /// llama.cpp has no rule "a space unless there is one": vocabularies with that rule get a space always, as
-    /// llama.cpp's own converter does it.
+    /// Two rules are unknown to llama.cpp and are left out, as its own converter does it: "a space unless there is
+    /// one" becomes a space always, and NFC (Qwen) is not applied.
     pub fn gguf_entries(&self) -> Result<Vec<(String, Value)>, Problem> {
         let vocabulary = &self.vocabulary;
         let spelling = |(at, piece): (usize, &Piece)| match piece.text.as_str() {
@@ -127,9 +127,6 @@ fn read_byte_level(file: &Gguf, vocabulary: &mut Vocabulary) -> Result<(), Probl
     vocabulary.pre_tokenizer = pre.to_json();
     vocabulary.ignore_merges = pre == Pre::Llama3;
     vocabulary.drops_late = true;
-    if find(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(false) {
-        vocabulary.prefix = Prefix::UnlessSpaced;
-    }
     let merges: &Strings = require(file, "tokenizer.ggml.merges")?;
     let ids = vocabulary.ids_by_text();
     let mut pairs = Vec::with_capacity(merges.len());
@@ -163,6 +160,9 @@ fn kind_number(kind: PieceKind) -> i32 {
 fn byte_level_entries(vocabulary: &Vocabulary) -> Result<Vec<(&'static str, Value)>, Problem> {
     let why = "its pre-tokenizer has no name there";
     let pre = Pre::from_json(&vocabulary.pre_tokenizer).ok_or(Problem::NotWritable { target: "GGUF", why })?;
+    if vocabulary.prefix != Prefix::Never {
+        return Err(Problem::NotWritable { target: "GGUF", why: "it puts a space before byte-level text" });
+    }
     let piece = |id: u32| vocabulary.pieces[id as usize].text.as_str();
     let merges = vocabulary.merges.iter().map(|&(left, right)| format!("{} {}", piece(left), piece(right)));
     let merges: Vec<String> = merges.collect();

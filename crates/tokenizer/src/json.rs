@@ -21,7 +21,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vocabulary, Problem> {
     let unknown = model.get("unk_token").and_then(Value::as_str);
     read_merges(model, &mut vocabulary)?;
     for token in list(root, "added_tokens")? {
-        add_token(&added_token(token)?, &mut vocabulary)?;
+        let id = token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        let id = id.ok_or_else(|| wrong_type("added_tokens[].id", "an id"))?;
+        add_token(&added_token(id, token)?, &mut vocabulary)?;
     }
     vocabulary.unknown = unknown.and_then(|text| vocabulary.ids_by_text().get(text).copied());
     if let Some(id) = vocabulary.unknown {
@@ -42,7 +44,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     })
 }
 
-fn wrong_type(key: &str, expected: &'static str) -> Problem {
+pub(crate) fn wrong_type(key: &str, expected: &'static str) -> Problem {
     Problem::JsonType { key: key.to_owned(), expected }
 }
 
@@ -114,12 +116,10 @@ fn read_merges(model: &Map<String, Value>, vocabulary: &mut Vocabulary) -> Resul
     Ok(())
 }
 
-/// One entry of `added_tokens` (or of `added_tokens_decoder`, with its id put in).
-pub(crate) fn added_token(token: &Value) -> Result<Added, Problem> {
+/// One entry of `added_tokens`, or of `added_tokens_decoder`.
+pub(crate) fn added_token(id: u32, token: &Value) -> Result<Added, Problem> {
     let text = token.get("content").and_then(Value::as_str);
     let text = text.ok_or_else(|| wrong_type("added_tokens[].content", "a string"))?.to_owned();
-    let id = token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    let id = id.ok_or_else(|| wrong_type("added_tokens[].id", "an id"))?;
     let flag = |key: &str| token.get(key).and_then(Value::as_bool).unwrap_or(false);
     Ok(Added {
         id,

@@ -8,11 +8,11 @@ use formats::llama2c::TokBin;
 use serde_json::Value;
 
 use crate::problem::{Problem, TokenizerError};
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{Added, Piece, PieceKind, Vocabulary};
 use crate::{Original, Tokenizer, json, llama2c};
 
 /// Largest tokenizer file that is read.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+const FILE_BYTES_MAX: u64 = 128 << 20;
 /// Largest settings file beside it that is read.
 const SETTINGS_BYTES_MAX: u64 = 16 << 20;
 
@@ -68,9 +68,21 @@ fn find_in_folder(folder: &Path) -> Result<PathBuf, TokenizerError> {
     found.cloned().ok_or_else(|| TokenizerError::NothingInFolder { folder: folder.to_owned() })
 }
 
-/// Takes begin and end tokens from a `tokenizer_config.json`.
+/// Takes begin and end tokens, and added tokens that `tokenizer.json` lacks, from a `tokenizer_config.json`.
 fn apply_settings(bytes: &[u8], vocabulary: &mut Vocabulary) -> Result<(), Problem> {
     let settings: Value = json::parse(bytes)?;
+    let listed = settings["added_tokens_decoder"].as_object().into_iter().flatten();
+    let mut more: Vec<Added> = Vec::new();
+    for (id, token) in listed {
+        let id: u32 = id.parse().map_err(|_| json::wrong_type("added_tokens_decoder", "an object with ids as keys"))?;
+        let unused = |piece: &Piece| piece.kind == PieceKind::Unused;
+        if vocabulary.pieces.get(id as usize).is_none_or(unused) {
+            more.push(json::added_token(id, token)?);
+        }
+    }
+    more.sort_by_key(|token| token.id);
+    more.iter().try_for_each(|token| json::add_token(token, vocabulary))?;
+    vocabulary.check()?;
     let ids = vocabulary.ids_by_text();
     let spelling = |key: &str| settings[key].as_str().or_else(|| settings[key]["content"].as_str());
     let token = |key: &str| spelling(key).and_then(|text| ids.get(text).copied());

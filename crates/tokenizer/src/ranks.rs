@@ -105,3 +105,86 @@ fn merged(run: usize, rank: impl Fn(usize, usize) -> Option<usize>) -> Vec<usize
         lengths[at] += lengths.remove(at + 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{hash_set, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::scored::Scored as ByScore;
+    use crate::sentencepiece;
+    use crate::vocabulary::{Family, Piece};
+
+    /// Single characters, the given pieces best first, and the 256 byte pieces.
+    fn vocabulary(pieces: &[String], scores: impl Fn(usize) -> f32) -> Vocabulary {
+        let mut vocabulary = Vocabulary::new(Family::Spaced);
+        let normal = |text: String| Piece { text, kind: PieceKind::Normal };
+        let singles = "\u{2581}ab<>0123456789ABCDEFx".chars().map(String::from);
+        vocabulary.pieces = pieces.iter().cloned().chain(singles).map(normal).collect();
+        vocabulary.scores = (0..vocabulary.pieces.len()).map(scores).collect();
+        for byte in 0..=255 {
+            vocabulary.pieces.push(Piece { text: format!("<0x{byte:02X}>"), kind: PieceKind::Byte(byte) });
+            vocabulary.scores.push(0.0);
+        }
+        sentencepiece::finish(&mut vocabulary).unwrap();
+        vocabulary
+    }
+
+    fn both(vocabulary: &Vocabulary, text: &str) -> (Vec<u32>, Vec<u32>) {
+        let (mut by_rank, mut by_score) = (Vec::new(), Vec::new());
+        Engine::build(vocabulary).unwrap().encode_into(text, &mut by_rank);
+        ByScore::new(vocabulary).encode_into(text, &mut by_score);
+        (by_rank, by_score)
+    }
+
+    proptest! {
+        // Building an encoder takes milliseconds whatever the vocabulary.
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn ranks_do_what_scores_say(
+            pieces in hash_set("[ab\u{2581}]{2,6}", 1..24),
+            texts in vec("[ab\u{2581}]{0,40}", 1..20),
+        ) {
+            let pieces: Vec<String> = pieces.into_iter().collect();
+            let vocabulary = vocabulary(&pieces, |at| -(at as f32));
+            for text in &texts {
+                let (by_rank, by_score) = both(&vocabulary, text);
+                prop_assert_eq!(by_rank, by_score, "{:?} {}", pieces, text);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        /// Pieces that are powers, whose splits overlap both ways.
+        #[test]
+        fn ranks_do_what_scores_say_of_powers(
+            pieces in hash_set("a{2,9}|(ab){1,5}|b{2,4}|ba", 1..16),
+            texts in vec("(a{1,30}|(ab){1,15}|[ab]{1,4}){1,4}", 1..20),
+        ) {
+            let pieces: Vec<String> = pieces.into_iter().collect();
+            let vocabulary = vocabulary(&pieces, |at| -(at as f32));
+            for text in &texts {
+                let (by_rank, by_score) = both(&vocabulary, text);
+                prop_assert_eq!(by_rank, by_score, "{:?} {}", pieces, text);
+            }
+        }
+    }
+
+    #[test]
+    fn tied_runs_of_spaces_are_tried_out() {
+        let run = |length: usize| "\u{2581}".repeat(length);
+        let llama: Vec<String> = [2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15].map(run).into();
+        let tied = |_| -1.0;
+        let found = vocabulary(&llama, tied);
+        for length in 0..100 {
+            let (by_rank, by_score) = both(&found, &run(length));
+            assert_eq!(by_rank, by_score);
+        }
+        assert!(vocabulary(&["ab".into(), "ba".into()], tied).merges.is_empty());
+    }
+}

@@ -234,6 +234,10 @@ impl Vocabulary {
             field(&left.to_le_bytes());
             field(&right.to_le_bytes());
         }
+        // Where no merge list does what the scores say, the scores themselves count.
+        if self.merges.is_empty() && self.has_long_pieces() {
+            self.scores.iter().for_each(|score| field(&score.to_le_bytes()));
+        }
         hasher.finalize().to_hex().to_string()
     }
 
