@@ -1,0 +1,7 @@
+//! Sessions, speculation and scores with tiny models on the CPU, at every level that the machine has.
+
+mod common;
+mod scoring;
+mod sessions;
+mod speculation;
+mod stories;
