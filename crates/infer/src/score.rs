@@ -8,7 +8,7 @@ use model::llama::{self, Batch};
 use model::{Config, Model};
 use std::ops::Range;
 
-/// Log-probabilities in nats: element `i` is log p(ids[i] | ids[..i]); nothing precedes the first token, so it has none.
+/// Log-probabilities in nats: element `i` is `log p(ids[i] | ids[..i])`; nothing precedes the first token, so it has none.
 ///
 /// # Errors
 /// A text longer than the model's context, unknown ids, a result that is not finite, no memory.
@@ -107,7 +107,7 @@ impl<'b> Scorer<'b> {
         Ok(Self { b, model, activations, buffers })
     }
 
-    /// Element `i` is log p(targets[i] | inputs[..=i]) in nats.
+    /// Element `i` is `log p(targets[i] | inputs[..=i])` in nats.
     ///
     /// # Errors
     /// No inputs, more than planned, unknown ids, a result that is not finite.

@@ -1,4 +1,5 @@
 //! Sessions, speculation and scores with tiny models on the CPU, at every level that the machine has.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
 mod scoring;

@@ -58,7 +58,7 @@ fn a_truncated_session_has_forgotten_everything() {
         for keep in [0, 1, 7, 30] {
             session.truncate(PROMPT + keep);
             // Something else, longer than a pass of the text.
-            in_chunks(session, &vec![3; 2 * MAX_GENERATED_ROWS], MAX_GENERATED_ROWS);
+            in_chunks(session, &[3; 2 * MAX_GENERATED_ROWS], MAX_GENERATED_ROWS);
             session.truncate(PROMPT + keep);
             assert_eq!(in_chunks(session, &rest[keep..], 5), expected[keep..], "kept {keep}");
         }
