@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// What was written, and how far its logits are from the source's.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Report {
     /// Tensors written.
     pub tensors: usize,
@@ -86,7 +86,7 @@ pub fn to_hf_folder(
         GenerationConfig { bos_token_id, eos_token_id, ..GenerationConfig::default() }
     };
     let expected = probe::logits_of(b, Model::from_source_decoded(b, &source)?)?;
-    let mut report = None;
+    let mut report = Report::default();
     file::write_folder(out, |folder| {
         config.write(&folder.join(CONFIG_NAME))?;
         generation.write(&folder.join(GENERATION_CONFIG_NAME))?;
@@ -98,10 +98,10 @@ pub fn to_hf_folder(
             write_encoded(&source, &tensors[index], encoding, writer)
         })?;
         others(folder)?;
-        report = Some(verify(b, &source, &Source::open(folder)?, &expected, encoding, out)?);
+        report = verify(b, &source, &Source::open(folder)?, &expected, encoding, out)?;
         Ok::<(), ModelError>(())
     })?;
-    report.ok_or_else(|| ModelError::UnknownFormat { path: out.into() })
+    Ok(report)
 }
 
 /// Writes `source` as a GGUF file `out`, which must not exist: matrices in `encoding` (f32, f16, bf16, q8_0, q4_0, q4_1,

@@ -2,7 +2,6 @@
 
 use crate::ModelError;
 use crate::config::{Config, ConfigError, Rope, RopeScaling};
-use crate::tensors::{Role, Tensor};
 use backend::Heads;
 use formats::Encoding;
 use formats::gguf::{Gguf, Value};
@@ -106,8 +105,7 @@ fn refuse_other_architectures(gguf: &Gguf) -> Result<(), ModelError> {
 
 /// The rows of the embedding; what keys say of the vocabulary is often left out or longer.
 fn vocab(gguf: &Gguf) -> Result<usize, ModelError> {
-    let name = Tensor { role: Role::Embedding, layer: 0, rows: 0, cols: 0 }.gguf_name();
-    Ok(gguf.tensor(&name)?.shape.first().copied().unwrap_or(0))
+    Ok(gguf.tensor("token_embd.weight")?.shape.first().copied().unwrap_or(0))
 }
 
 fn scaling(gguf: &Gguf) -> Result<RopeScaling, ModelError> {
