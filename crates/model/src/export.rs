@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 pub struct Report {
     /// Tensors written.
     pub tensors: usize,
+    /// Bytes of their data.
+    pub bytes: usize,
     /// Tokens of the probe.
     pub tokens: usize,
     /// Largest |Δlogit| over probe and vocabulary.
@@ -225,7 +227,9 @@ fn verify(
         false => Err(ModelError::Unfaithful { path: out.into(), encoding, what, found, bound }),
     };
     let tensors = tensors::all(source.config());
+    let mut bytes = 0;
     for tensor in &tensors {
+        bytes += written.encoded(tensor)?.bytes.len();
         let found = probe::relative_difference(&source.values(tensor)?, &written.values(tensor)?);
         require(found <= weights, format!("weights of `{}`", tensor.name()), found, weights)?;
     }
@@ -233,6 +237,7 @@ fn verify(
     require(difference.relative <= logits, "logits".into(), difference.relative, logits)?;
     Ok(Report {
         tensors: tensors.len(),
+        bytes,
         tokens: expected.tokens,
         max_logit_difference: difference.largest,
         relative_difference: difference.relative,
