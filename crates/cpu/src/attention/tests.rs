@@ -197,3 +197,42 @@ fn attention_speed_of_a_thread() {
         );
     }
 }
+
+/// A stopwatch too: bytes of keys and values a second, when one row is generated.
+#[test]
+#[ignore = "measures"]
+fn attention_speed_over_a_cache() {
+    let (layers, positions) = (30, 1024);
+    for heads in [Heads { heads: 12, kv_heads: 12, head_dim: 64 }, Heads { heads: 9, kv_heads: 3, head_dim: 64 }] {
+        let pool = Pool::new(1);
+        let qkv = floats(1, positions * heads.qkv_width());
+        let mut out = vec![0.0; positions * heads.query_width()];
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut cache = KvStore::new(layers, positions, heads, precision).unwrap();
+            for level in crate::available().into_iter().skip(1) {
+                let start = thread_seconds();
+                (0..layers).for_each(|layer| cache.store(&pool, level, layer, 0, &qkv, positions));
+                let stored = thread_seconds() - start;
+                let mut times = [f64::MAX; 3];
+                for (time, count) in times.iter_mut().zip([1, 4, 512]) {
+                    for _ in 0..if count == 512 { 1 } else { 5 } {
+                        let start = thread_seconds();
+                        for layer in 0..layers {
+                            let (at, rows) = (positions - count, Rows::generated(count));
+                            attention_cached(&pool, level, &mut out, &qkv, &cache, layer, at, rows);
+                        }
+                        *time = time.min(thread_seconds() - start);
+                    }
+                }
+                let gigabytes = cache.bytes() as f64 * 1e-9;
+                println!(
+                    "{level} {precision:?} {} heads: {gigabytes:.2} GB; store {:.1} GB/s; rows 1, 4: {:.1?} GB/s; 512: {:.1} ms a layer",
+                    heads.kv_heads,
+                    gigabytes / stored,
+                    [gigabytes / times[0], gigabytes / times[1]],
+                    times[2] * 1e3 / layers as f64
+                );
+            }
+        }
+    }
+}
