@@ -28,6 +28,12 @@ pub(crate) fn config(vocab: usize, context: usize) -> Config {
     }
 }
 
+/// One layer as wide as the largest blocks of quantised weights and the largest tiles of a matrix product.
+pub(crate) fn wide_config(vocab: usize, context: usize) -> Config {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 64 };
+    Config { width: 256, layers: 1, heads, ffn_width: 256, ..config(vocab, context) }
+}
+
 /// Weights large enough that the model has opinions.
 pub(crate) fn parameters(b: &dyn Backend, config: &Config, seed: u64, precision: Precision) -> Parameters {
     Parameters::initialize(b, config, Scheme::Normal { std: 0.4 }, seed, precision).unwrap()

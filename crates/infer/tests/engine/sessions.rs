@@ -38,14 +38,19 @@ fn rows_do_not_depend_on_how_many_come_at_once() {
     let text = ids(CONTEXT, VOCAB);
     let (prompt, rest) = text.split_at(PROMPT);
     for_each_session(|session| {
-        session.prefill(prompt).unwrap();
-        let one_by_one = in_chunks(session, rest, 1);
-        for chunk in 2..=MAX_GENERATED_ROWS {
-            session.truncate(PROMPT);
-            assert_eq!(in_chunks(session, rest, chunk), one_by_one, "{chunk} rows at a time");
-        }
+        check_rows(session, prompt, rest);
         assert_eq!(session.len(), CONTEXT);
     });
+}
+
+/// The rows of `rest` have the same bits in chunks of every size.
+pub(crate) fn check_rows(session: &mut Session<'_>, prompt: &[u32], rest: &[u32]) {
+    session.prefill(prompt).unwrap();
+    let one_by_one = in_chunks(session, rest, 1);
+    for chunk in 2..=MAX_GENERATED_ROWS {
+        session.truncate(prompt.len());
+        assert_eq!(in_chunks(session, rest, chunk), one_by_one, "{chunk} rows at a time");
+    }
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! Rows are exact at the widths of real models too, whatever the weights' encoding.
+
+use crate::common::{ids, machines, parameters, wide_config};
+use crate::sessions::check_rows;
+use backend::Precision;
+use cpu::Cpu;
+use formats::{Encoding, StoredTensor, gguf, quant};
+use infer::{GenerateOptions, NgramDrafter, Session, generate};
+use model::{Model, tensors};
+use std::path::Path;
+
+const VOCAB: usize = 40;
+const CONTEXT: usize = 24;
+
+/// Generates and verifies with `model` at every chunk size.
+fn check(cpu: &Cpu, model: &Model, cache: Precision) {
+    let text = ids(CONTEXT, VOCAB);
+    let (prompt, rest) = text.split_at(7);
+    let mut session = Session::with_cache_precision(cpu, model, CONTEXT, cache).unwrap();
+    check_rows(&mut session, prompt, rest);
+    let options = GenerateOptions { max_tokens: 17, draft_length: 15, ..Default::default() };
+    let plain = generate(&mut session, None, prompt, &options, &mut crate::common::listen).unwrap();
+    let mut ngram = NgramDrafter::default();
+    let drafted = generate(&mut session, Some(&mut ngram), prompt, &options, &mut crate::common::listen).unwrap();
+    assert_eq!(plain.ids, drafted.ids);
+}
+
+#[test]
+fn wide_float_models_have_exact_rows() {
+    for cpu in machines() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let parameters = parameters(&cpu, &wide_config(VOCAB, CONTEXT), 4, precision);
+            check(&cpu, &parameters.model(), precision);
+            parameters.free(&cpu);
+        }
+    }
+}
+
+#[test]
+fn quantized_models_have_exact_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let encodings = [
+        Encoding::Q8_0,
+        Encoding::Q4_0,
+        Encoding::Q4_1,
+        Encoding::Q5_0,
+        Encoding::Q5_1,
+        Encoding::Q4K,
+        Encoding::Q5K,
+        Encoding::Q6K,
+    ];
+    for encoding in encodings {
+        let path = folder.path().join(format!("{encoding}.gguf"));
+        write_gguf(&path, encoding);
+        for cpu in machines() {
+            let model = Model::load(&cpu, &path, Precision::Bf16).unwrap();
+            check(&cpu, &model, Precision::F32);
+            model.free(&cpu);
+        }
+    }
+}
+
+/// A model with random weights in `encoding`; norms are 1.
+fn write_gguf(path: &Path, encoding: Encoding) {
+    let config = wide_config(VOCAB, CONTEXT);
+    let all = tensors::all(&config);
+    let bytes: Vec<Vec<u8>> = all
+        .iter()
+        .enumerate()
+        .map(|(seed, tensor)| match tensor.role.is_norm() {
+            true => quant::encode(Encoding::F32, &vec![1.0; tensor.len()]).unwrap(),
+            false => random_blocks(encoding, tensor.len(), seed),
+        })
+        .collect();
+    let stored: Vec<StoredTensor<'_>> = all
+        .iter()
+        .zip(&bytes)
+        .map(|(tensor, bytes)| StoredTensor {
+            name: tensor.gguf_name(),
+            encoding: if tensor.role.is_norm() { Encoding::F32 } else { encoding },
+            shape: tensor.shape(),
+            bytes,
+        })
+        .collect();
+    gguf::write(path, &config.gguf_entries(encoding), &stored).unwrap();
+}
+
+fn random_blocks(encoding: Encoding, len: usize, seed: usize) -> Vec<u8> {
+    let values = (0..len).map(|i| infer::uniform(seed as u64, infer::Draw::Token, i) as f32 - 0.5);
+    // Types that are only read: any bytes are weights, if the half-precision scales are small numbers.
+    let (block, scales): (usize, &[usize]) = match encoding {
+        Encoding::Q4K => (144, &[0, 2]),
+        Encoding::Q5K => (176, &[0, 2]),
+        Encoding::Q6K => (210, &[208]),
+        _ => return quant::encode(encoding, &values.map(|value| value * 0.4).collect::<Vec<_>>()).unwrap(),
+    };
+    let mut bytes: Vec<u8> = values.take(len / 256 * block).map(|value| ((value + 0.5) * 256.0) as u8).collect();
+    for block in bytes.chunks_mut(block) {
+        for &scale in scales {
+            block[scale..scale + 2].copy_from_slice(&0x0800_u16.to_le_bytes()); // 2⁻¹³
+        }
+    }
+    bytes
+}
