@@ -44,8 +44,8 @@ pub enum InferError {
     /// Nothing to continue.
     #[error("the prompt has no tokens; give at least one, for example the beginning-of-text token")]
     EmptyPrompt,
-    /// Rows of the generated family come 1 to 16 at a time.
-    #[error("{rows} rows cannot be decoded at once; give 1 to {most}")]
+    /// A pass over no rows, or over more than its buffers hold.
+    #[error("{rows} rows cannot be computed at once; give 1 to {most}")]
     RowCount {
         /// What was given.
         rows: usize,

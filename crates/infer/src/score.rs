@@ -49,8 +49,11 @@ pub fn score_rolling(
     }
     let scorer = Scorer::new(b, model, window.min(predicted))?;
     for Window { inputs, scored } in rolling_windows(predicted, window) {
-        let targets = inputs.start + 1..inputs.end + 1;
-        let all = scorer.log_probabilities(&text[inputs], &text[targets])?;
+        let (start, targets) = (inputs.start, inputs.start + 1..inputs.end + 1);
+        let all = scorer.log_probabilities(&text[inputs], &text[targets]).map_err(|error| match error {
+            InferError::NotFinite { position } => InferError::NotFinite { position: start + position },
+            other => other,
+        })?;
         scores.extend(all[all.len() - scored..].iter().map(|&score| Some(score)));
     }
     Ok(scores)
@@ -117,11 +120,9 @@ impl<'b> Scorer<'b> {
     pub fn log_probabilities(&self, inputs: &[u32], targets: &[u32]) -> Result<Vec<f32>, InferError> {
         assert_eq!(inputs.len(), targets.len(), "a target for each input");
         let (b, rows) = (self.b, inputs.len());
-        if rows == 0 {
-            return Err(InferError::EmptyPrompt);
-        }
-        if rows > self.activations.rows {
-            return Err(InferError::TooLong { tokens: rows, context: self.activations.rows });
+        let most = self.activations.rows;
+        if !(1..=most).contains(&rows) {
+            return Err(InferError::RowCount { rows, most });
         }
         check_ids(inputs, self.model.config.vocab)?;
         check_ids(targets, self.model.config.vocab)?;
