@@ -29,7 +29,7 @@ for target in "${targets[@]}"; do
         shard | manifest) features=data ;;
         *) features= ;;
     esac
-    cargo build --quiet --locked --release --target "$host" --bin "$target" --features "$features"
+    cargo build --quiet --release --target "$host" --bin "$target" --features "$features"
 done
 
 failed=()
