@@ -2,23 +2,15 @@
 
 use backend::conformance::{all, fingerprints};
 use cpu::{Cpu, Level, available};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const LEVELS: [&str; 4] = ["scalar", "avx2", "avx512", "avx512bf16"];
 
-/// One test at a time: threads keep scratch, which is counted for the whole process, and checks count bytes.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn machine(threads: usize, level: Level) -> Cpu {
-    Cpu::new(threads, Some(level)).unwrap()
+    Cpu::new(threads, Some(level)).expect("a few threads")
 }
 
 #[test]
 fn every_level_conforms() {
-    let _turn = turn();
     let available = available();
     for name in LEVELS.iter().filter(|name| !available.iter().any(|level| level.name() == **name)) {
         println!("skipped: level {name}, which this machine does not have");
@@ -38,7 +30,6 @@ fn every_level_conforms() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let _turn = turn();
     for level in available() {
         let want = fingerprints(&machine(1, level));
         for threads in [2, 3, 5] {
@@ -50,7 +41,6 @@ fn the_number_of_threads_changes_no_bit() {
 /// Scalar, AVX2 and AVX-512 agree in every bit; the bf16 instructions differ in products of bf16 matrices alone.
 #[test]
 fn levels_agree() {
-    let _turn = turn();
     let want = fingerprints(&machine(2, Level::parse("scalar").unwrap()));
     for level in available() {
         let got = fingerprints(&machine(2, level));
