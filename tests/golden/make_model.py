@@ -12,7 +12,7 @@ Writes `tests/golden/gqa_tied` (4 query heads on 2 key heads, embedding shared w
 
 Everything is computed in f64 from the f32 weights (rotary angles in f32, as transformers has them) and rounded to f32
 at the end, so that the files hold the true values and the tolerances of the test are the error of our f32 alone.
-The weights are drawn by torch from a fixed seed; made with torch 2.15.0 and transformers 5.23.0.
+The weights are drawn by torch from a fixed seed; made with torch 2.15.0 and transformers 5.24.0.
 """
 
 import json
