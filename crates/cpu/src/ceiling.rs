@@ -1,6 +1,179 @@
 //! What the machine can do at most, measured in a few milliseconds: the denominators of "share of peak".
+//!
+//! Every thread of the pool runs the same loop, on registers alone or over memory of its own; the best of a few rounds
+//! counts, since other programs can only slow a round down.
 
-/// Whether `vdpbf16ps` does more products a second than f32 multiply-adds on widened numbers.
+use crate::memory::Aligned;
+use crate::{Level, Pool};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Rounds of a measurement, the best of which counts.
+const ROUNDS: usize = 5;
+/// Passes over the accumulators in a round: about 0.2 ms.
+const PASSES: usize = 20_000;
+/// Accumulators of the register loops: more than latency times throughput of any processor, all in registers.
+const CHAINS: usize = 24;
+
+/// f32 operations a second (a multiply-add is two) of all threads, in registers.
+pub fn fma_flops(pool: &Pool, level: Level) -> f64 {
+    rate(pool, || singles(level))
+}
+
+/// bf16 operations a second (a multiply-add is two) of all threads, in registers: by `vdpbf16ps` where the level has
+/// it, else those of f32, which then do its work.
+pub fn bf16_flops(pool: &Pool, level: Level) -> f64 {
+    rate(pool, || if level == Level::Avx512Bf16 { dots(level) } else { singles(level) })
+}
+
+/// Bytes a second that all threads together read from a buffer of `bytes` bytes, written before and read in order. From
+/// memory where `bytes` are several times the last cache; the size of a model's weights tells what its decoding can do.
+pub fn read_bandwidth(pool: &Pool, bytes: usize) -> f64 {
+    let mut buffer = Aligned::<u64>::empty();
+    // Where there is less memory, less is read.
+    let halves = std::iter::successors(Some(bytes / 8), |len| Some(len / 2)).take_while(|&len| len > 0);
+    if let Some(had) = halves.filter_map(Aligned::<u64>::zeroed).next() {
+        buffer = had;
+    }
+    let chunk = buffer.len().div_ceil(8 * pool.threads()).max(8);
+    pool.for_each_chunk(&mut buffer, chunk, |index, words| words.fill(index as u64));
+    best(|| {
+        let start = Instant::now();
+        pool.run(buffer.len().div_ceil(chunk), &|part| {
+            let words = &buffer[part * chunk..buffer.len().min((part + 1) * chunk)];
+            black_box(mixed(words));
+        });
+        buffer.bytes() as f64 / start.elapsed().as_secs_f64()
+    })
+}
+
+/// Whether `vdpbf16ps` does more products a second than f32 multiply-adds on widened numbers. The processor must have it.
 pub(crate) fn bf16_dots_pay() -> bool {
-    true
+    let seconds = |work: &dyn Fn() -> f64| {
+        let start = Instant::now();
+        work() / start.elapsed().as_secs_f64()
+    };
+    best(|| seconds(&|| dots(Level::Avx512Bf16))) > best(|| seconds(&|| singles(Level::Avx512)))
+}
+
+fn best(mut round: impl FnMut() -> f64) -> f64 {
+    (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
+}
+
+/// Operations a second of `work`, which returns how many it did, on every thread at once.
+fn rate(pool: &Pool, work: impl Fn() -> f64 + Sync) -> f64 {
+    let threads = pool.threads();
+    best(|| {
+        let mut done = vec![0.0; threads];
+        let start = Instant::now();
+        pool.for_each_chunk(&mut done, 1, |_, done| done[0] = work());
+        done.iter().sum::<f64>() / start.elapsed().as_secs_f64()
+    })
+}
+
+/// All words, in eight chains that a compiler makes vectors of.
+fn mixed(words: &[u64]) -> u64 {
+    let mut chains = [0u64; 32];
+    let (blocks, rest) = words.as_chunks::<32>();
+    for block in blocks {
+        chains.iter_mut().zip(block).for_each(|(chain, word)| *chain ^= word);
+    }
+    chains.iter().chain(rest).fold(0, |all, word| all ^ word)
+}
+
+/// Multiply-adds of f32; returns the operations done.
+fn singles(level: Level) -> f64 {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Level` is made only where its instructions were seen.
+        Level::Avx2 => unsafe { x86::avx2() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512() },
+        _ => {
+            let passes = PASSES / 10;
+            let mut chains = black_box([[0.0f32; 16]; 4]);
+            for _ in 0..passes {
+                chains.as_flattened_mut().iter_mut().for_each(|chain| *chain = chain.mul_add(0.5, 1.0));
+            }
+            black_box(chains);
+            (passes * 4 * 16 * 2) as f64
+        }
+    }
+}
+
+/// Products of bf16 pairs; returns the operations done.
+fn dots(level: Level) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512Bf16 {
+        // SAFETY: a `Level` is made only where its instructions were seen.
+        return unsafe { x86::dots() };
+    }
+    singles(level)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{CHAINS, PASSES};
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2() -> f64 {
+        const CHAINS_OF_AVX2: usize = 12;
+        let x = black_box(_mm256_set1_ps(0.5));
+        let mut chains = [_mm256_setzero_ps(); CHAINS_OF_AVX2];
+        for _ in 0..PASSES {
+            for chain in &mut chains {
+                *chain = _mm256_fmadd_ps(x, x, *chain);
+            }
+        }
+        black_box(chains);
+        (PASSES * CHAINS_OF_AVX2 * 8 * 2) as f64
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn avx512() -> f64 {
+        let x = black_box(_mm512_set1_ps(0.5));
+        let mut chains = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..PASSES {
+            for chain in &mut chains {
+                *chain = _mm512_fmadd_ps(x, x, *chain);
+            }
+        }
+        black_box(chains);
+        (PASSES * CHAINS * 16 * 2) as f64
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn dots() -> f64 {
+        // SAFETY: both types are 64 plain bytes.
+        let x = unsafe { std::mem::transmute::<__m512i, __m512bh>(black_box(_mm512_set1_epi32(0x3f00_3f00))) };
+        let mut chains = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..PASSES {
+            for chain in &mut chains {
+                *chain = _mm512_dpbf16_ps(*chain, x, x);
+            }
+        }
+        black_box(chains);
+        (PASSES * CHAINS * 32 * 2) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_has_a_ceiling() {
+        let pool = Pool::new(2);
+        for level in crate::available() {
+            let (singles, halves) = (fma_flops(&pool, level), bf16_flops(&pool, level));
+            println!("{level}: f32 {:.1} Gflop/s, bf16 {:.1} Gflop/s", singles / 1e9, halves / 1e9);
+            assert!(singles > 1e6 && halves > 1e6);
+        }
+        let bytes = read_bandwidth(&pool, 64 << 20);
+        println!("read {:.1} GB/s", bytes / 1e9);
+        assert!(bytes > 1e6);
+    }
 }

@@ -18,6 +18,7 @@ mod embedding;
 mod gemm;
 mod kv_cache;
 mod level;
+mod lines;
 mod matrix;
 mod memory;
 mod norm;
@@ -42,7 +43,7 @@ use cross_entropy::{Gradients, Sample};
 use gemm::{Left, Onto, Right, gemm, panel_words};
 use kv_cache::KvStore;
 use matrix::Weights;
-use memory::{Arena, Scratch};
+use memory::{Arena, Scratch, Slabs};
 use std::sync::{Mutex, MutexGuard};
 
 /// Floats that one thread fills or copies at a time.
@@ -53,6 +54,7 @@ pub struct Cpu {
     pool: Pool,
     level: Level,
     scratch: Scratch,
+    slabs: Slabs,
     state: Mutex<State>,
 }
 
@@ -107,7 +109,8 @@ impl Cpu {
     /// [`CpuError::Threads`] where the system refuses a thread.
     pub fn new(threads: usize, level: Option<Level>) -> Result<Self, CpuError> {
         let level = level.unwrap_or_else(detect);
-        Ok(Self { pool: Pool::try_new(threads)?, level, scratch: Scratch::default(), state: Mutex::default() })
+        let pool = Pool::try_new(threads)?;
+        Ok(Self { pool, level, scratch: Scratch::default(), slabs: Slabs::default(), state: Mutex::default() })
     }
 
     /// The level at which it computes.
@@ -157,7 +160,7 @@ impl Backend for Cpu {
         let state = self.state();
         let matrices: usize = state.matrices.iter().map(Weights::bytes).sum();
         let caches: usize = state.caches.iter().map(KvStore::bytes).sum();
-        state.buffers.bytes() + matrices + caches + self.scratch.bytes()
+        state.buffers.bytes() + matrices + caches + self.scratch.bytes() + lines::scratch_bytes()
     }
 
     fn write(&self, dst: Buf, at: usize, src: &[f32]) {
@@ -195,7 +198,7 @@ impl Backend for Cpu {
         cols: usize,
         precision: Precision,
     ) -> Result<Matrix, BackendError> {
-        let weights = Weights::load(&self.pool, &self.scratch, parts, cols, precision)?;
+        let weights = Weights::load(&self.pool, &self.scratch, &self.slabs, parts, cols, precision)?;
         Ok(Matrix::from_index(self.state().matrices.add(weights)))
     }
 
@@ -208,7 +211,7 @@ impl Backend for Cpu {
     ) -> Result<Matrix, BackendError> {
         let len = self.len(master);
         assert!(len >= rows * cols, "master of {len} for {rows} × {cols}");
-        let weights = Weights::trainable(master, rows, cols, precision)?;
+        let weights = Weights::trainable(&self.slabs, master, rows, cols, precision)?;
         let matrix = Matrix::from_index(self.state().matrices.add(weights));
         self.refresh(matrix);
         Ok(matrix)
@@ -338,17 +341,7 @@ impl Backend for Cpu {
         let b = &mut self.state().buffers;
         let (mut o, mut l) = (b.take(out), b.take(logsumexp));
         let first_key = first_key.map(|buf| b.ids(buf));
-        attention::attention(
-            &self.pool,
-            self.level,
-            &self.scratch,
-            &mut o,
-            &mut l,
-            b.floats(qkv),
-            sequences,
-            heads,
-            first_key,
-        );
+        attention::attention(&self.pool, self.level, &mut o, &mut l, b.floats(qkv), sequences, heads, first_key);
         b.put(out, o);
         b.put(logsumexp, l);
     }
@@ -369,17 +362,7 @@ impl Backend for Cpu {
         let first_key = first_key.map(|buf| b.ids(buf));
         let (d_out, out, lse, qkv) = (b.floats(d_out), b.floats(out), b.floats(logsumexp), b.floats(qkv));
         attention::attention_backward(
-            &self.pool,
-            self.level,
-            &self.scratch,
-            &mut d,
-            d_out,
-            out,
-            lse,
-            qkv,
-            sequences,
-            heads,
-            first_key,
+            &self.pool, self.level, &mut d, d_out, out, lse, qkv, sequences, heads, first_key,
         );
         b.put(d_qkv, d);
     }
@@ -409,7 +392,7 @@ impl Backend for Cpu {
         let mut state = self.state();
         let mut floats = state.buffers.take(out);
         let (cache, qkv) = (state.caches.get(cache.index()), state.buffers.floats(qkv));
-        attention::attention_cached(&self.pool, self.level, &self.scratch, &mut floats, qkv, cache, layer, at, rows);
+        attention::attention_cached(&self.pool, self.level, &mut floats, qkv, cache, layer, at, rows);
         state.buffers.put(out, floats);
     }
 

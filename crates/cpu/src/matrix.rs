@@ -4,7 +4,7 @@
 //! packed twice: over its outputs for `x · wᵀ`, over its inputs for `d_out · w`.
 
 use crate::gemm::Panels;
-use crate::memory::Scratch;
+use crate::memory::{Scratch, Slabs};
 use crate::{Level, Pool};
 use backend::{BackendError, Buf, EncodedRows, Encoding, Precision};
 use formats::quant;
@@ -27,9 +27,9 @@ pub(crate) struct Training {
     pub(crate) backward: Panels,
 }
 
-fn panels(precision: Precision, n: usize, k: usize) -> Result<Panels, BackendError> {
+fn panels(slabs: &Slabs, precision: Precision, n: usize, k: usize) -> Result<Panels, BackendError> {
     let bytes = n.saturating_mul(k).saturating_mul(if precision == Precision::F32 { 4 } else { 2 });
-    Panels::zeroed(precision, n, k).ok_or(BackendError::OutOfMemory { what: "a weight matrix", bytes })
+    Panels::zeroed(slabs, precision, n, k).ok_or(BackendError::OutOfMemory { what: "a weight matrix", bytes })
 }
 
 impl Weights {
@@ -37,6 +37,7 @@ impl Weights {
     pub(crate) fn load(
         pool: &Pool,
         scratch: &Scratch,
+        slabs: &Slabs,
         parts: &[EncodedRows<'_>],
         cols: usize,
         precision: Precision,
@@ -47,7 +48,7 @@ impl Weights {
             let want = row_bytes.and_then(|bytes| bytes.checked_mul(part.rows));
             assert_eq!(Some(part.bytes.len()), want, "bytes of {} rows × {cols} of {:?}", part.rows, part.encoding);
         }
-        let mut forward = panels(precision, rows, cols)?;
+        let mut forward = panels(slabs, precision, rows, cols)?;
         forward.fill_by_rows(pool, scratch, |range, out| {
             for (row, out) in range.zip(out.chunks_exact_mut(cols)) {
                 decode_row(parts, row, out);
@@ -57,9 +58,15 @@ impl Weights {
     }
 
     /// A matrix for training, of zeroes until [`Weights::refresh`].
-    pub(crate) fn trainable(master: Buf, rows: usize, cols: usize, precision: Precision) -> Result<Self, BackendError> {
-        let forward = panels(precision, rows, cols)?;
-        let training = Some(Training { master, backward: panels(precision, cols, rows)? });
+    pub(crate) fn trainable(
+        slabs: &Slabs,
+        master: Buf,
+        rows: usize,
+        cols: usize,
+        precision: Precision,
+    ) -> Result<Self, BackendError> {
+        let forward = panels(slabs, precision, rows, cols)?;
+        let training = Some(Training { master, backward: panels(slabs, precision, cols, rows)? });
         Ok(Self { rows, cols, precision, forward, training })
     }
 
@@ -129,7 +136,7 @@ mod tests {
         let parts: Vec<_> =
             encodings.iter().zip(&bytes).map(|(&encoding, bytes)| EncodedRows { encoding, rows: 40, bytes }).collect();
         for precision in [Precision::F32, Precision::Bf16] {
-            let weights = Weights::load(&pool, &scratch, &parts, cols, precision).unwrap();
+            let weights = Weights::load(&pool, &scratch, &Slabs::default(), &parts, cols, precision).unwrap();
             assert_eq!((weights.rows, weights.cols), (200, cols));
             let (mut row, mut want) = (vec![0.0; cols], vec![0.0; cols]);
             for i in 0..200 {
@@ -147,6 +154,6 @@ mod tests {
     #[should_panic(expected = "bytes of 3 rows × 2 of F32")]
     fn a_part_of_another_length_is_refused() {
         let parts = [EncodedRows { encoding: Encoding::F32, rows: 3, bytes: &[0; 20] }];
-        let _ = Weights::load(&Pool::new(1), &Scratch::default(), &parts, 2, Precision::F32);
+        let _ = Weights::load(&Pool::new(1), &Scratch::default(), &Slabs::default(), &parts, 2, Precision::F32);
     }
 }

@@ -183,3 +183,27 @@ fn memory_is_counted_and_given_back() {
     b.free(master);
     assert_eq!(b.allocated_bytes(), before);
 }
+
+#[test]
+fn the_conformance_suite_passes_at_every_level() {
+    for level in available() {
+        for threads in [1, 2] {
+            for (name, check) in backend::conformance::all() {
+                println!("{level}, {threads} threads: {name}");
+                check(&Cpu::new(threads, Some(level)).unwrap());
+            }
+        }
+    }
+}
+
+/// No subnormal number takes part in them, so that `avx512bf16` may not differ either.
+#[test]
+fn levels_and_threads_return_the_same_bits() {
+    let of = |level, threads| backend::conformance::fingerprints(&Cpu::new(threads, Some(level)).unwrap());
+    let want = of(Level::Scalar, 1);
+    for level in available() {
+        for threads in [1, 2, 3] {
+            assert_eq!(of(level, threads), want, "{level}, {threads} threads");
+        }
+    }
+}

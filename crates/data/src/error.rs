@@ -1,7 +1,6 @@
 //! What can go wrong between text and samples.
 
-use crate::compare::Difference;
-use crate::manifest::ManifestProblem;
+use crate::manifest::{Difference, ManifestProblem};
 use crate::read::ReadError;
 use crate::shard::ShardError;
 use formats::file::FileError;

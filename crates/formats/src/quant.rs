@@ -191,6 +191,3 @@ fn encode_blocks<B: bytemuck::Pod, const N: usize>(values: &[f32], out: &mut [u8
         *block = encode(values);
     }
 }
-
-#[cfg(test)]
-mod tests;

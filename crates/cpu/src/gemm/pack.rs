@@ -1,7 +1,7 @@
 //! Operands in the form that the tiles read: panels of 32-bit words, each an f32 or a pair of bf16.
 
 use super::{Left, MR, NR};
-use crate::memory::{Aligned, Scratch};
+use crate::memory::{Aligned, Scratch, Slabs};
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
 use backend::Precision;
@@ -42,8 +42,8 @@ pub(crate) const fn panel_words(precision: Precision, n: usize, k: usize) -> usi
 
 impl Panels {
     /// Panels of zeroes; `None` where the memory cannot be had.
-    pub(crate) fn zeroed(precision: Precision, n: usize, k: usize) -> Option<Self> {
-        Some(Self { precision, n, k, words: Aligned::zeroed(panel_words(precision, n, k))? })
+    pub(crate) fn zeroed(slabs: &Slabs, precision: Precision, n: usize, k: usize) -> Option<Self> {
+        Some(Self { precision, n, k, words: slabs.take(panel_words(precision, n, k))? })
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -140,8 +140,8 @@ unsafe fn store_interleaved(out: *mut u32, rows: [__m512i; MR]) {
 /// Packs pairs of columns `rows` of `x`, the k (rows of `x`) of `range`, into panels of A.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) fn left_pairs_of_columns(packed: &mut [u32], x: &[f32], ld: usize, rows: Range<usize>, range: Range<usize>) {
-    /// Columns at a time: eight panels, three registers.
-    const GROUP: usize = 48;
+    /// Columns at a time: the sixteen panels of a task of 96 rows. A row of `x` is read in pieces of that length.
+    const GROUP: usize = 96;
     let words = range.len().div_ceil(2);
     for first in rows.clone().step_by(GROUP) {
         let end = rows.end.min(first + GROUP);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::memory::Slabs;
 use proptest::prelude::*;
 
 /// Numbers that round to bf16 with ties and carries among them, from a small generator of its own.
@@ -41,9 +42,9 @@ fn check(threads: usize, level: Level, precision: Precision, (m, n, k): (usize, 
     let added: Vec<f32> = (0..m * n).map(|i| sum(i, c[i])).collect();
     let beside: Vec<f32> = (0..m * n).map(|i| c[i] + plain[i]).collect();
 
-    let mut by_rows = Panels::zeroed(precision, n, k).unwrap();
+    let mut by_rows = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
     by_rows.pack_rows(&pool, level, &b);
-    let mut by_columns = Panels::zeroed(precision, n, k).unwrap();
+    let mut by_columns = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
     by_columns.pack_columns(&pool, level, &b_columns);
     for (panels, left) in
         [(&by_rows, Left::Rows { x: &a, ld: k }), (&by_columns, Left::Columns { x: &a_columns, ld: m })]
@@ -97,7 +98,7 @@ fn rows_do_not_depend_on_their_number_nor_on_threads() {
         for precision in [Precision::F32, Precision::Bf16] {
             let run = |threads: usize, rows: usize| {
                 let pool = Pool::new(threads);
-                let mut panels = Panels::zeroed(precision, n, k).unwrap();
+                let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
                 panels.pack_rows(&pool, level, &w);
                 let mut out = vec![0.0; rows * n];
                 let left = Left::Rows { x: &x, ld: k };
@@ -144,7 +145,7 @@ fn panels_give_their_rows_back() {
     let w = numbers(9, n * k);
     for precision in [Precision::F32, Precision::Bf16] {
         for level in crate::available() {
-            let mut panels = Panels::zeroed(precision, n, k).unwrap();
+            let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
             panels.pack_rows(&Pool::new(2), level, &w);
             let mut row = vec![0.0; k];
             for i in 0..n {
@@ -180,4 +181,120 @@ proptest! {
             prop_assert!(out[0].to_bits() == want.to_bits() || (out[0].is_nan() && want.is_nan()), "{} {want}", out[0]);
         }
     }
+}
+
+/// Seconds that this thread computed: what other programs take does not count, so with one thread a busy machine does
+/// not matter.
+fn seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is written.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// `cargo test -p cpu --release gemm_speed -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn gemm_speed() {
+    let threads = std::env::var("THREADS").map_or(2, |threads| threads.parse().unwrap());
+    let pool = Pool::new(threads);
+    let scratch = Scratch::default();
+    for level in crate::available().into_iter().filter(|level| *level > Level::Avx2) {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let peak = match precision {
+                Precision::Bf16 => crate::ceiling::bf16_flops(&pool, level),
+                Precision::F32 => crate::ceiling::fma_flops(&pool, level),
+            };
+            println!("{level} {precision:?}: peak {:.0} Gflop/s", peak / 1e9);
+            for (m, n, k) in [
+                (4096, 2304, 768),
+                (4096, 768, 768),
+                (4096, 4096, 768),
+                (4096, 768, 2048),
+                (512, 32000, 768),
+                (512, 2304, 768),
+            ] {
+                let x = numbers(1, m * k);
+                let w = numbers(2, n * k);
+                let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+                panels.pack_rows(&pool, level, &w);
+                let mut out = vec![0.0; m * n];
+                let mut dw = vec![0.0; n * k];
+                let best = |work: &mut dyn FnMut()| {
+                    (0..5)
+                        .map(|_| {
+                            let t = seconds();
+                            work();
+                            seconds() - t
+                        })
+                        .fold(1e9, f64::min)
+                };
+                let flops = 2.0 * (m * n * k) as f64;
+                let forward = best(&mut || {
+                    gemm(
+                        &pool,
+                        level,
+                        &scratch,
+                        &mut out,
+                        Onto::Nothing,
+                        Left::Rows { x: &x, ld: k },
+                        panels.right(),
+                        m,
+                    );
+                });
+                let gradient = best(&mut || {
+                    let mut lease = scratch.take(panel_words(precision, k, m));
+                    let right = Right::from_columns(&pool, level, precision, lease.words(), &x, k, m);
+                    gemm(&pool, level, &scratch, &mut dw, Onto::Itself, Left::Columns { x: &out, ld: n }, right, n);
+                });
+                let pack = best(&mut || panels.pack_rows(&pool, level, &w));
+                println!(
+                    "  {m}×{n}×{k}: y {:.0} Gflop/s {:.2}, dw {:.0} Gflop/s {:.2}, pack {:.2} GB/s",
+                    flops / forward / 1e9,
+                    flops / forward / peak,
+                    flops / gradient / 1e9,
+                    flops / gradient / peak,
+                    (n * k * 4) as f64 / pack / 1e9,
+                );
+            }
+            for (n, k) in [(2304, 768), (768, 768), (4096, 768), (768, 2048), (32000, 768)] {
+                let copies = (256 << 20) / (n * k * 2);
+                let w = numbers(2, n * k);
+                let slabs = Slabs::default();
+                let all: Vec<_> = (0..copies)
+                    .map(|_| {
+                        let mut panels = Panels::zeroed(&slabs, precision, n, k).unwrap();
+                        panels.pack_rows(&pool, level, &w);
+                        panels
+                    })
+                    .collect();
+                let bytes = all.iter().map(Panels::bytes).sum::<usize>() as f64;
+                for rows in [1, 2, 4, 8, 16] {
+                    let x = numbers(1, rows * k);
+                    let mut out = vec![0.0; rows * n];
+                    let seconds = (0..3)
+                        .map(|_| {
+                            let t = seconds();
+                            for panels in &all {
+                                gemm(
+                                    &pool,
+                                    level,
+                                    &scratch,
+                                    &mut out,
+                                    Onto::Nothing,
+                                    Left::Rows { x: &x, ld: k },
+                                    panels.right(),
+                                    rows,
+                                );
+                            }
+                            seconds() - t
+                        })
+                        .fold(1e9, f64::min);
+                    print!("  {rows} × {n} × {k}: {:.1} GB/s", bytes / seconds / 1e9);
+                }
+                println!();
+            }
+        }
+    }
+    println!("read {:.1} GB/s", crate::ceiling::read_bandwidth(&pool, 256 << 20) / 1e9);
 }
