@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET…]}
 shift
-all=(gguf safetensors hf_config llama2c recipe tokenizer_json tokenizer_model)
+all=(gguf safetensors hf_config llama2c recipe tokenizer_json tokenizer_model shard manifest)
 targets=("${@:-${all[@]}}")
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -26,9 +26,10 @@ for target in "${targets[@]}"; do
     case $target in
         tokenizer_*) features=tokenizer ;;
         recipe) features=recipe ;;
+        shard | manifest) features=data ;;
         *) features= ;;
     esac
-    cargo build --quiet --locked --release --target "$host" --bin "$target" --features "$features"
+    cargo build --quiet --release --target "$host" --bin "$target" --features "$features"
 done
 
 failed=()

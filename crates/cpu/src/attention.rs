@@ -15,7 +15,7 @@ mod multiply;
 pub(crate) mod pack;
 
 use crate::kv_cache::{KvStore, Layer};
-use crate::lines::with_scratch;
+use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::simd::at_every_level;
 use crate::split::share;
@@ -108,6 +108,7 @@ fn chunk_rows(chunk: usize, chunks: usize, rows: usize) -> Range<usize> {
 pub(crate) fn attention(
     pool: &Pool,
     level: Level,
+    scratch: &Scratch,
     out: &mut [f32],
     logsumexp: &mut [f32],
     qkv: &[f32],
@@ -130,9 +131,8 @@ pub(crate) fn attention(
         let queries = Queries { qkv, heads, kv_head: head % heads.kv_heads, base, at: 0, first_key };
         let blocks = queries.first_block(range.clone())..range.end.div_ceil(BLOCK);
         let floats = blocks.len() * BLOCK * (heads.head_dim + padded(heads.head_dim));
-        with_scratch(floats + tile_floats(heads.head_dim), |scratch| {
-            packed_part(level, queries, blocks, range, outputs, scratch);
-        });
+        let mut lease = scratch.take(floats + tile_floats(heads.head_dim));
+        packed_part(level, queries, blocks, range, outputs, lease.floats());
     });
 }
 
@@ -174,6 +174,7 @@ pub(crate) fn keys_and_values(qkv: &[f32], heads: Heads, kv_head: usize) -> [Hea
 pub(crate) fn attention_cached(
     pool: &Pool,
     level: Level,
+    scratch: &Scratch,
     out: &mut [f32],
     qkv: &[f32],
     cache: &KvStore,
@@ -194,22 +195,23 @@ pub(crate) fn attention_cached(
         let queries = Queries { qkv, heads, kv_head, base: 0, at, first_key: None };
         let blocks = (at + range.end).div_ceil(BLOCK);
         match cache.layer(layer, kv_head, blocks) {
-            Layer::F32 { panels, values } => with_scratch(tile, |scratch| {
-                attend_f32(level, queries, KeysValues { panels, values, first_block: 0 }, range, outputs, scratch);
-            }),
-            Layer::Bf16 { panels, values } if range.len() * heads.group() < WIDEN_ROWS => {
-                with_scratch(tile, |scratch| {
-                    attend_bf16(level, queries, KeysValues { panels, values, first_block: 0 }, range, outputs, scratch);
-                });
+            Layer::F32 { panels, values } => {
+                let kv = KeysValues { panels, values, first_block: 0 };
+                attend_f32(level, queries, kv, range, outputs, scratch.take(tile).floats());
             }
-            Layer::Bf16 { panels, values } => with_scratch(panels.len() + values.len() + tile, |scratch| {
-                let (wide_panels, rest) = scratch.split_at_mut(panels.len());
-                let (wide_values, scratch) = rest.split_at_mut(values.len());
+            Layer::Bf16 { panels, values } if range.len() * heads.group() < WIDEN_ROWS => {
+                let kv = KeysValues { panels, values, first_block: 0 };
+                attend_bf16(level, queries, kv, range, outputs, scratch.take(tile).floats());
+            }
+            Layer::Bf16 { panels, values } => {
+                let mut lease = scratch.take(panels.len() + values.len() + tile);
+                let (wide_panels, rest) = lease.floats().split_at_mut(panels.len());
+                let (wide_values, tile) = rest.split_at_mut(values.len());
                 widen(wide_panels, panels);
                 widen(wide_values, values);
                 let kv = KeysValues { panels: wide_panels, values: wide_values, first_block: 0 };
-                attend_f32(level, queries, kv, range, outputs, scratch);
-            }),
+                attend_f32(level, queries, kv, range, outputs, tile);
+            }
         }
     };
     // A few thousand keys' worth of work is less than the hand-over to another thread.

@@ -5,27 +5,40 @@
 
 use crate::attention::keys_and_values;
 use crate::attention::pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
-use crate::lines::{Line, zeroed};
+use crate::memory::Aligned;
 use crate::pool::Disjoint;
 use crate::simd::{Simd, at_every_level};
 use crate::split::over_items;
 use crate::{Level, Pool};
 use backend::{BackendError, Heads, Precision};
+use bytemuck::Pod;
 
 /// The cache of a model: all layers.
 pub(crate) struct KvStore {
-    keys: Vec<Line>,
-    values: Vec<Line>,
+    kept: Kept,
     layers: usize,
     capacity: usize,
     heads: Heads,
-    precision: Precision,
+}
+
+/// Keys and values of all layers and key heads.
+enum Kept {
+    F32 { panels: Aligned<f32>, values: Aligned<f32> },
+    Bf16 { panels: Aligned<u16>, values: Aligned<u16> },
 }
 
 /// Blocks `0..` of one key head of one layer.
 pub(crate) enum Layer<'a> {
     F32 { panels: &'a [f32], values: &'a [f32] },
     Bf16 { panels: &'a [u16], values: &'a [u16] },
+}
+
+/// As many zeroes as the product of `sizes`.
+fn room<E: Pod>(sizes: [usize; 4]) -> Result<Aligned<E>, BackendError> {
+    let len = sizes.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+    let bytes = len.and_then(|len| len.checked_mul(size_of::<E>())).unwrap_or(usize::MAX);
+    let memory = len.and_then(Aligned::zeroed);
+    memory.ok_or(BackendError::OutOfMemory { what: "the cache of keys and values", bytes })
 }
 
 impl KvStore {
@@ -36,22 +49,14 @@ impl KvStore {
         heads: Heads,
         precision: Precision,
     ) -> Result<Self, BackendError> {
-        let element = match precision {
-            Precision::F32 => size_of::<f32>(),
-            Precision::Bf16 => size_of::<u16>(),
+        let capacity = capacity.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
+        let sizes = |width| [layers, heads.kv_heads, width, capacity];
+        let (keys, values) = (sizes(heads.head_dim), sizes(padded(heads.head_dim)));
+        let kept = match precision {
+            Precision::F32 => Kept::F32 { panels: room(keys)?, values: room(values)? },
+            Precision::Bf16 => Kept::Bf16 { panels: room(keys)?, values: room(values)? },
         };
-        let bytes = |head_dim: usize| {
-            let each = layers.checked_mul(heads.kv_heads)?.checked_mul(head_dim)?.checked_mul(element)?;
-            each.checked_mul(capacity.checked_next_multiple_of(BLOCK)?)
-        };
-        let room = |head_dim| {
-            let bytes = bytes(head_dim);
-            let memory = bytes.and_then(|bytes| zeroed(bytes).ok());
-            let bytes = bytes.unwrap_or(usize::MAX);
-            memory.ok_or(BackendError::OutOfMemory { what: "the cache of keys and values", bytes })
-        };
-        let (keys, values) = (room(heads.head_dim)?, room(padded(heads.head_dim))?);
-        Ok(Self { keys, values, layers, capacity: capacity.next_multiple_of(BLOCK), heads, precision })
+        Ok(Self { kept, layers, capacity, heads })
     }
 
     pub(crate) fn heads(&self) -> Heads {
@@ -65,34 +70,21 @@ impl KvStore {
 
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
-        (self.keys.len() + self.values.len()) * size_of::<Line>()
+        match &self.kept {
+            Kept::F32 { panels, values } => panels.bytes() + values.bytes(),
+            Kept::Bf16 { panels, values } => panels.bytes() + values.bytes(),
+        }
     }
 
     /// The first `blocks` blocks of key head `kv_head` of `layer`.
     pub(crate) fn layer(&self, layer: usize, kv_head: usize, blocks: usize) -> Layer<'_> {
         assert!(layer < self.layers && kv_head < self.heads.kv_heads, "layer {layer} of {}", self.layers);
-        let index = layer * self.heads.kv_heads + kv_head;
-        match self.precision {
-            Precision::F32 => Layer::F32 {
-                panels: part(bytemuck::cast_slice(&self.keys), index, self.heads.head_dim, self.capacity, blocks),
-                values: part(
-                    bytemuck::cast_slice(&self.values),
-                    index,
-                    padded(self.heads.head_dim),
-                    self.capacity,
-                    blocks,
-                ),
-            },
-            Precision::Bf16 => Layer::Bf16 {
-                panels: part(bytemuck::cast_slice(&self.keys), index, self.heads.head_dim, self.capacity, blocks),
-                values: part(
-                    bytemuck::cast_slice(&self.values),
-                    index,
-                    padded(self.heads.head_dim),
-                    self.capacity,
-                    blocks,
-                ),
-            },
+        let first = (layer * self.heads.kv_heads + kv_head) * self.capacity;
+        let of = |width: usize| first * width..(first + blocks * BLOCK) * width;
+        let (keys, rows) = (of(self.heads.head_dim), of(padded(self.heads.head_dim)));
+        match &self.kept {
+            Kept::F32 { panels, values } => Layer::F32 { panels: &panels[keys], values: &values[rows] },
+            Kept::Bf16 { panels, values } => Layer::Bf16 { panels: &panels[keys], values: &values[rows] },
         }
     }
 
@@ -100,32 +92,56 @@ impl KvStore {
     pub(crate) fn store(&mut self, pool: &Pool, level: Level, layer: usize, at: usize, qkv: &[f32], rows: usize) {
         assert!(layer < self.layers, "layer {layer} of {}", self.layers);
         assert!(at + rows <= self.capacity, "positions {at}..{} of {}", at + rows, self.capacity);
-        match self.precision {
-            Precision::F32 => self.keep(pool, layer, at, qkv, rows, &|to, from| keep_f32(level, to, from, at, rows)),
-            Precision::Bf16 => self.keep(pool, layer, at, qkv, rows, &|to, from| keep_bf16(level, to, from, at, rows)),
+        let place = Place {
+            heads: self.heads,
+            first: layer * self.heads.kv_heads * self.capacity,
+            capacity: self.capacity,
+            at,
+        };
+        match &mut self.kept {
+            Kept::F32 { panels, values } => {
+                place.keep(pool, panels, values, qkv, rows, &|to, from| keep_f32(level, to, from, at, rows));
+            }
+            Kept::Bf16 { panels, values } => {
+                place.keep(pool, panels, values, qkv, rows, &|to, from| keep_bf16(level, to, from, at, rows));
+            }
         }
     }
+}
 
-    fn keep<E: bytemuck::Pod + Send>(
-        &mut self,
+/// The panels and values from a position on, and the keys and values that go there.
+type Keep<'a, E> = &'a (dyn Fn([&mut [E]; 2], [HeadRows<'_>; 2]) + Sync);
+
+/// Where rows are stored.
+struct Place {
+    heads: Heads,
+    /// The layer's first position among those of all layers and key heads.
+    first: usize,
+    capacity: usize,
+    at: usize,
+}
+
+impl Place {
+    /// Calls `keep` for each key head.
+    fn keep<E: Send>(
+        &self,
         pool: &Pool,
-        layer: usize,
-        at: usize,
+        panels: &mut [E],
+        values: &mut [E],
         qkv: &[f32],
         rows: usize,
-        keep: &(dyn Fn([&mut [E]; 2], [HeadRows<'_>; 2]) + Sync),
+        keep: Keep<'_, E>,
     ) {
-        let (heads, capacity) = (self.heads, self.capacity);
-        let panels = Disjoint::new(bytemuck::cast_slice_mut::<_, E>(&mut self.keys));
-        let values = Disjoint::new(bytemuck::cast_slice_mut::<_, E>(&mut self.values));
+        let heads = self.heads;
+        let (panels, values) = (Disjoint::new(panels), Disjoint::new(values));
         over_items(pool, heads.kv_heads, rows * heads.kv_width(), &|kv_heads| {
             for kv_head in kv_heads {
-                let first = (layer * heads.kv_heads + kv_head) * capacity;
-                let from = |width: usize, position: usize| (first + position) * width..(first + capacity) * width;
+                let first = self.first + kv_head * self.capacity;
+                let from = |width: usize, position: usize| (first + position) * width..(first + self.capacity) * width;
                 // SAFETY: key heads differ from thread to thread, and their parts do not overlap.
-                let panels = unsafe { panels.range(from(heads.head_dim, at / BLOCK * BLOCK)) };
+                let panels = unsafe { panels.range(from(heads.head_dim, self.at / BLOCK * BLOCK)) };
                 // SAFETY: as above.
-                let values = unsafe { values.range(from(padded(heads.head_dim), at)) };
+                let values = unsafe { values.range(from(padded(heads.head_dim), self.at)) };
                 keep([panels, values], keys_and_values(qkv, heads, kv_head));
             }
         });
@@ -163,11 +179,6 @@ fn bf16_bits(x: f32) -> u16 {
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
     // A NaN could round to infinity: it stays one by its highest bit.
     (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
-}
-
-/// The first `blocks` blocks of head `index`, `width` elements a position.
-fn part<E>(all: &[E], index: usize, width: usize, capacity: usize, blocks: usize) -> &[E] {
-    &all[index * capacity * width..][..blocks * BLOCK * width]
 }
 
 #[cfg(test)]

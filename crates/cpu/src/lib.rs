@@ -18,7 +18,6 @@ mod embedding;
 mod gemm;
 mod kv_cache;
 mod level;
-mod lines;
 mod matrix;
 mod memory;
 mod norm;
@@ -160,7 +159,7 @@ impl Backend for Cpu {
         let state = self.state();
         let matrices: usize = state.matrices.iter().map(Weights::bytes).sum();
         let caches: usize = state.caches.iter().map(KvStore::bytes).sum();
-        state.buffers.bytes() + matrices + caches + self.scratch.bytes() + lines::scratch_bytes()
+        state.buffers.bytes() + matrices + caches + self.scratch.bytes()
     }
 
     fn write(&self, dst: Buf, at: usize, src: &[f32]) {
@@ -341,7 +340,17 @@ impl Backend for Cpu {
         let b = &mut self.state().buffers;
         let (mut o, mut l) = (b.take(out), b.take(logsumexp));
         let first_key = first_key.map(|buf| b.ids(buf));
-        attention::attention(&self.pool, self.level, &mut o, &mut l, b.floats(qkv), sequences, heads, first_key);
+        attention::attention(
+            &self.pool,
+            self.level,
+            &self.scratch,
+            &mut o,
+            &mut l,
+            b.floats(qkv),
+            sequences,
+            heads,
+            first_key,
+        );
         b.put(out, o);
         b.put(logsumexp, l);
     }
@@ -362,7 +371,17 @@ impl Backend for Cpu {
         let first_key = first_key.map(|buf| b.ids(buf));
         let (d_out, out, lse, qkv) = (b.floats(d_out), b.floats(out), b.floats(logsumexp), b.floats(qkv));
         attention::attention_backward(
-            &self.pool, self.level, &mut d, d_out, out, lse, qkv, sequences, heads, first_key,
+            &self.pool,
+            self.level,
+            &self.scratch,
+            &mut d,
+            d_out,
+            out,
+            lse,
+            qkv,
+            sequences,
+            heads,
+            first_key,
         );
         b.put(d_qkv, d);
     }
@@ -392,7 +411,7 @@ impl Backend for Cpu {
         let mut state = self.state();
         let mut floats = state.buffers.take(out);
         let (cache, qkv) = (state.caches.get(cache.index()), state.buffers.floats(qkv));
-        attention::attention_cached(&self.pool, self.level, &mut floats, qkv, cache, layer, at, rows);
+        attention::attention_cached(&self.pool, self.level, &self.scratch, &mut floats, qkv, cache, layer, at, rows);
         state.buffers.put(out, floats);
     }
 

@@ -1,6 +1,7 @@
 //! What can go wrong between text and samples.
 
-use crate::manifest::{Difference, ManifestProblem};
+use crate::compare::Difference;
+use crate::manifest::ManifestProblem;
 use crate::read::ReadError;
 use crate::shard::ShardError;
 use formats::file::FileError;

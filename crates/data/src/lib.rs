@@ -6,6 +6,8 @@
 //! **Start reading at** [`prepare`] (text → shards) and [`Loader`] (shards → samples).
 
 mod account;
+mod collect;
+mod compare;
 mod corpus;
 mod dedup;
 mod entropy;
@@ -18,6 +20,7 @@ mod order;
 mod pipeline;
 mod plan;
 mod prepare;
+mod process;
 mod read;
 mod sample;
 mod shard;
@@ -27,12 +30,13 @@ mod write;
 mod tests;
 
 pub use account::{Account, Changed, Reason, Tally};
+pub use compare::Difference;
 pub use corpus::CorpusPlace;
 pub use entropy::unigram_entropy;
 pub use error::DataError;
 pub use loader::{Loader, Sample, weights};
 pub use manifest::{
-    Difference, Input, MANIFEST_FILE, Manifest, ManifestProblem, Part, PartEntry, SeparatorIds, ShardEntry, SourceEntry,
+    Input, MANIFEST_FILE, Manifest, ManifestProblem, Part, PartEntry, SeparatorIds, ShardEntry, SourceEntry,
 };
 pub use order::{Draw, Mixture, Order, Permutation};
 pub use prepare::{PrepareOptions, Progress, Silent, Status, prepare};

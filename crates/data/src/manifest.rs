@@ -179,17 +179,6 @@ pub enum ManifestProblem {
     BadPath(String),
 }
 
-/// The fields of two manifests, or of a manifest and what a run needs, that differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Which field (`tokenizer_hash`, `recipe.min_chars` …).
-    pub field: String,
-    /// What the folder has.
-    pub found: String,
-    /// What is wanted.
-    pub wanted: String,
-}
-
 impl Manifest {
     /// Reads a manifest and checks that it agrees with itself; the shards are not looked at.
     ///
@@ -371,39 +360,4 @@ impl Manifest {
 fn check_path(path: &str) -> Result<(), ManifestProblem> {
     let plain = PathBuf::from(path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if plain && !path.is_empty() { Ok(()) } else { Err(ManifestProblem::BadPath(path.into())) }
-}
-
-/// The data section without what does not change the shards.
-pub(crate) fn normalized(data: &recipe::Data) -> recipe::Data {
-    let mut data = recipe::Data { dir: None, memory_mib: recipe::Data::default().memory_mib, ..data.clone() };
-    data.sources.iter_mut().for_each(|source| source.weight = 0.0);
-    data
-}
-
-/// Where two normalized data sections differ, field by field.
-pub(crate) fn recipe_differences(found: &recipe::Data, wanted: &recipe::Data) -> Vec<Difference> {
-    let tree = |data| serde_json::to_value(data).unwrap_or_default();
-    let mut differences = Vec::new();
-    compare("recipe", &tree(found), &tree(wanted), &mut differences);
-    differences
-}
-
-fn compare(field: &str, found: &serde_json::Value, wanted: &serde_json::Value, out: &mut Vec<Difference>) {
-    use serde_json::Value::{Array, Null, Object};
-    match (found, wanted) {
-        (Object(left), Object(right)) => {
-            let keys: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-            for key in keys {
-                let [left, right] = [left, right].map(|map| map.get(key).unwrap_or(&Null));
-                compare(&format!("{field}.{key}"), left, right, out);
-            }
-        }
-        (Array(left), Array(right)) if left.len() == right.len() => {
-            for (index, (left, right)) in left.iter().zip(right).enumerate() {
-                compare(&format!("{field}.{index}"), left, right, out);
-            }
-        }
-        _ if found == wanted => {}
-        _ => out.push(Difference { field: field.into(), found: found.to_string(), wanted: wanted.to_string() }),
-    }
 }

@@ -1,29 +1,23 @@
 //! Text → token shards: the stages in order.
 
 use crate::DataError;
-use crate::account::{Account, Reason, Tally};
+use crate::collect::Collector;
+use crate::compare::{check_same, head_differences, manifest_differences, normalized};
 use crate::corpus::CorpusPlace;
-use crate::filter::{Filter, TextHash};
+use crate::filter::Filter;
 use crate::journal::{Head, Journal, SourceState, WorkFolder};
-use crate::manifest::{
-    Difference, FORMAT, Input, MANIFEST_FILE, Manifest, Part, PartEntry, SeparatorIds, SourceEntry, VERSION,
-    normalized, recipe_differences,
-};
-use crate::pipeline::{self, Event, Work};
+use crate::manifest::{FORMAT, MANIFEST_FILE, Manifest, SeparatorIds, VERSION};
+use crate::pipeline::{self, Work};
 use crate::plan::{self, SourcePlan};
-use crate::read::{self, Block, ReadError, Shape};
+use crate::process::Worker;
+use crate::read;
 use crate::shard::{Dtype, tokenizer_mark};
-use crate::write::{Layout, PartWriter};
+use crate::write::Layout;
 use formats::file;
-use std::borrow::Cow;
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
 use tokenizer::Tokenizer;
-
-/// Texts larger than this are tokenized one at a time, because tokenizing needs several times their memory.
-const LARGE_TEXT_BYTES: usize = 4 << 20;
 
 /// How far preparing has come.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -168,21 +162,6 @@ fn head(data: &recipe::Data, tokenizer: &Tokenizer) -> Result<Head, DataError> {
     })
 }
 
-fn head_differences(found: &Head, wanted: &Head) -> Vec<Difference> {
-    let mut differences = Vec::new();
-    for (field, found, wanted) in [
-        ("tokenizer_hash", found.tokenizer_hash.clone(), wanted.tokenizer_hash.clone()),
-        ("vocab", found.vocab.to_string(), wanted.vocab.to_string()),
-        ("separator", format!("{:?}", found.separator), format!("{:?}", wanted.separator)),
-    ] {
-        if found != wanted {
-            differences.push(Difference { field: field.into(), found, wanted });
-        }
-    }
-    differences.extend(recipe_differences(&found.recipe, &wanted.recipe));
-    differences
-}
-
 /// A folder that holds a manifest: the same, or refused.
 fn existing(data: &recipe::Data, head: &Head, out: &Path, options: &PrepareOptions<'_>) -> Result<Manifest, DataError> {
     let manifest = Manifest::load(out)?;
@@ -206,75 +185,6 @@ fn existing(data: &recipe::Data, head: &Head, out: &Path, options: &PrepareOptio
         file::remove_dir_all(&out.join(".work"))?; // killed between the manifest and this
     }
     Ok(manifest)
-}
-
-fn manifest_differences(manifest: &Manifest, plans: &[SourcePlan<'_>]) -> Result<Vec<Difference>, DataError> {
-    let mut differences = Vec::new();
-    for (source, plan) in manifest.sources.iter().zip(plans) {
-        if source.inputs.len() != plan.inputs.len() {
-            differences.push(Difference {
-                field: format!("sources.{}.inputs", source.name),
-                found: format!("{} files", source.inputs.len()),
-                wanted: format!("{} files", plan.inputs.len()),
-            });
-        }
-        for (found, wanted) in source.inputs.iter().zip(&plan.inputs) {
-            if found.path == wanted.entry.path && found.bytes == wanted.entry.bytes {
-                let touched = found.modified_ns != wanted.entry.modified_ns;
-                match &found.hash {
-                    Some(hash) if touched && *hash != read::hash_file(&wanted.path)? => {}
-                    _ => continue,
-                }
-            }
-            differences.push(input_difference(&source.name, found, &wanted.entry));
-        }
-    }
-    Ok(differences)
-}
-
-fn input_difference(source: &str, found: &Input, wanted: &Input) -> Difference {
-    let show = |input: &Input| format!("{} of {} bytes", input.path, input.bytes);
-    let (mut found, wanted) = (show(found), show(wanted));
-    if found == wanted {
-        found += ", with another content";
-    }
-    Difference { field: format!("sources.{source}.inputs"), found, wanted }
-}
-
-/// That what a journal speaks of is what is wanted now. Files that were not reached may have changed.
-fn check_same(journal: &Journal, head: &Head, plans: &[SourcePlan<'_>], out: &Path) -> Result<(), DataError> {
-    let mut differences = head_differences(&journal.head, head);
-    if differences.is_empty() {
-        let read = journal.done.iter().map(|source| &source.inputs).chain([&journal.current.inputs]);
-        for (inputs, plan) in read.zip(plans) {
-            let same = |found: &Input, wanted: &Input| {
-                found.path == wanted.path && found.bytes == wanted.bytes && found.modified_ns == wanted.modified_ns
-            };
-            let nothing = Input { path: "nothing".into(), bytes: 0, modified_ns: None, hash: None };
-            for (index, found) in inputs.iter().enumerate() {
-                let wanted = plan.inputs.get(index).map_or(&nothing, |input| &input.entry);
-                if !same(found, wanted) {
-                    differences.push(input_difference(&plan.source.name, found, wanted));
-                }
-            }
-        }
-    }
-    if differences.is_empty() { Ok(()) } else { Err(DataError::OtherData { dir: out.into(), differences }) }
-}
-
-/// What became of a document.
-enum Verdict {
-    Dropped { reason: Reason, tally: Tally },
-    Kept { hash: TextHash, validation: bool, tally: Tally, text_bytes: u64, nul_removed: bool, utf8_replaced: bool },
-}
-
-/// What became of a block.
-struct Done {
-    /// Verdict, index of the input in the task, number in it.
-    documents: Vec<(Verdict, usize, u64)>,
-    /// The tokens of all documents that were kept, as they are stored.
-    stored: Vec<u8>,
-    position: u64,
 }
 
 /// A run of [`prepare`].
@@ -319,6 +229,7 @@ impl Run<'_> {
         pipeline::run(self.options.threads, work, &mut |event| collector.event(event))?;
         let entry = collector.finish()?;
         self.journal.done.push(entry);
+        self.journal.current = SourceState::default();
         self.folder.commit(&mut self.journal)
     }
 
@@ -339,284 +250,5 @@ impl Run<'_> {
         let manifest = Manifest::load(&self.layout.out)?;
         self.folder.remove()?;
         Ok(manifest)
-    }
-}
-
-/// What the threads do with a block.
-struct Worker<'w> {
-    tokenizer: &'w Tokenizer,
-    filter: Filter,
-    split: recipe::Split,
-    fraction: f64,
-    separator: SeparatorIds,
-    dtype: Dtype,
-    vocab: u64,
-    large: &'w Mutex<()>,
-    plan: &'w SourcePlan<'w>,
-}
-
-impl Worker<'_> {
-    fn block(&self, task: usize, block: Block) -> Result<Done, ReadError> {
-        let mut done = Done {
-            documents: Vec::with_capacity(block.records.len()),
-            stored: Vec::with_capacity(block.bytes.len() / 2),
-            position: block.position,
-        };
-        for record in &block.records {
-            let verdict = match block.shape {
-                Shape::Tokens => self.tokens(&block.ids[record.start..record.end], &mut done.stored),
-                _ => self.text(&block, record, &mut done.stored),
-            };
-            let verdict = verdict.map_err(|id| {
-                let input = self.plan.tasks[task].inputs.start + record.input;
-                ReadError::TokenId {
-                    path: self.plan.inputs[input].path.clone(),
-                    at: record.start as u64,
-                    id,
-                    vocab: self.vocab,
-                }
-            })?;
-            done.documents.push((verdict, record.input, record.number));
-        }
-        Ok(done)
-    }
-
-    fn text(&self, block: &Block, record: &read::Record, stored: &mut Vec<u8>) -> Result<Verdict, u32> {
-        let judged = self.filter.judge(block, record);
-        let passed = match judged.text {
-            Ok(passed) => passed,
-            Err(reason) => return Ok(Verdict::Dropped { reason, tally: Tally::one(judged.bytes, 0) }),
-        };
-        let _alone =
-            (passed.text.len() > LARGE_TEXT_BYTES).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
-        let ids = self.tokenizer.encode(&passed.text);
-        let tokens = self.store(&ids, stored)?;
-        Ok(self.kept(&passed, Tally::one(judged.bytes, tokens)))
-    }
-
-    fn tokens(&self, ids: &[u32], stored: &mut Vec<u8>) -> Result<Verdict, u32> {
-        let bytes = self.tokenizer.decode_bytes(ids);
-        let length = bytes.len() as u64;
-        match self.filter.pass(Cow::Owned(bytes)) {
-            Err(reason) => Ok(Verdict::Dropped { reason, tally: Tally::one(length, ids.len() as u64) }),
-            Ok(passed) => {
-                let tokens = self.store(ids, stored)?;
-                Ok(self.kept(&passed, Tally::one(length, tokens)))
-            }
-        }
-    }
-
-    fn kept(&self, passed: &crate::filter::Passed<'_>, tally: Tally) -> Verdict {
-        let hash = TextHash::of(passed.text.as_bytes());
-        Verdict::Kept {
-            hash,
-            validation: hash.is_validation(self.split, self.fraction),
-            tally,
-            text_bytes: passed.text.len() as u64,
-            nul_removed: passed.nul_removed,
-            utf8_replaced: passed.utf8_replaced,
-        }
-    }
-
-    /// Appends a document with its separators; returns its tokens, or the first id that the vocabulary lacks.
-    fn store(&self, ids: &[u32], stored: &mut Vec<u8>) -> Result<u64, u32> {
-        if let Some(&id) = ids.iter().find(|id| u64::from(**id) >= self.vocab) {
-            return Err(id);
-        }
-        let (before, after) = (self.separator.bos, self.separator.eos);
-        self.dtype.store(before.as_slice(), stored);
-        self.dtype.store(ids, stored);
-        self.dtype.store(after.as_slice(), stored);
-        Ok((ids.len() + before.iter().len() + after.iter().len()) as u64)
-    }
-}
-
-/// Takes the results in order: drops duplicates, counts, writes, commits.
-struct Collector<'c> {
-    plan: &'c SourcePlan<'c>,
-    options: &'c PrepareOptions<'c>,
-    folder: &'c mut WorkFolder,
-    journal: &'c mut Journal,
-    train: PartWriter<'c>,
-    validation: PartWriter<'c>,
-    account: Account,
-    task: usize,
-    block: u64,
-    inputs: Vec<Input>,
-    dedup: bool,
-    stopped_at_max_bytes: bool,
-    width: usize,
-    committed: Instant,
-    updated: Option<Instant>,
-    done_before: Option<f64>,
-}
-
-impl<'c> Collector<'c> {
-    fn new(
-        layout: &'c Layout,
-        plan: &'c SourcePlan<'c>,
-        state: SourceState,
-        options: &'c PrepareOptions<'c>,
-        folder: &'c mut WorkFolder,
-        journal: &'c mut Journal,
-    ) -> Result<Self, DataError> {
-        let name = &plan.source.name;
-        let done_inputs = plan.tasks.get(..state.task).and_then(|tasks| tasks.last()).map_or(0, |task| task.inputs.end);
-        let mut inputs = state.inputs;
-        inputs.truncate(done_inputs);
-        Ok(Self {
-            plan,
-            options,
-            folder,
-            journal,
-            train: PartWriter::resume(layout, name, Part::Train, state.train)?,
-            validation: PartWriter::resume(layout, name, Part::Validation, state.validation)?,
-            account: state.account,
-            task: state.task,
-            block: state.block,
-            inputs,
-            dedup: true,
-            stopped_at_max_bytes: false,
-            width: layout.dtype.bytes(),
-            committed: Instant::now(),
-            updated: None,
-            done_before: None,
-        })
-    }
-
-    fn event(&mut self, event: Event<Done>) -> Result<ControlFlow<()>, DataError> {
-        match event {
-            Event::Block(task, done) => {
-                self.block_done(task, &done)?;
-                self.block += 1;
-                self.report(done.position);
-                if self.stopped_at_max_bytes {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
-            Event::End(task, hashes) => {
-                let inputs = self.plan.tasks[task].inputs.clone();
-                for (input, hash) in self.plan.inputs[inputs].iter().zip(hashes) {
-                    self.inputs.push(Input { hash: Some(hash), ..input.entry.clone() });
-                }
-                (self.task, self.block) = (task + 1, 0);
-            }
-        }
-        let stop = self.options.progress.stop();
-        if stop || self.committed.elapsed() >= self.options.commit_every {
-            self.commit()?;
-        }
-        if stop { Err(DataError::Stopped { dir: self.out() }) } else { Ok(ControlFlow::Continue(())) }
-    }
-
-    fn out(&self) -> std::path::PathBuf {
-        self.folder.path.parent().unwrap_or(&self.folder.path).to_owned()
-    }
-
-    fn block_done(&mut self, task: usize, done: &Done) -> Result<(), DataError> {
-        let max_bytes = self.plan.source.max_bytes;
-        let mut at = 0;
-        for (verdict, input, number) in &done.documents {
-            match verdict {
-                Verdict::Dropped { reason, tally } => {
-                    let index = self.plan.tasks[task].inputs.start + input;
-                    let path = &self.plan.inputs[index].entry.path;
-                    let place = || Some(if *number == 0 { path.clone() } else { format!("{path}:{number}") });
-                    self.account.drop_document(*reason, *tally, place);
-                }
-                Verdict::Kept { hash, validation, tally, text_bytes, nul_removed, utf8_replaced } => {
-                    let length = tally.tokens as usize * self.width;
-                    let stored = &done.stored[at..at + length];
-                    at += length;
-                    if self.dedup && !self.folder.is_new(hash.identity)? {
-                        self.account.drop_document(Reason::Duplicate, *tally, || None);
-                        continue;
-                    }
-                    let writer = if *validation { &mut self.validation } else { &mut self.train };
-                    writer.append(stored)?;
-                    writer.entry.text_bytes += text_bytes;
-                    self.account.keep_document(*validation, *tally);
-                    self.account.changed.nul_removed += u64::from(*nul_removed);
-                    self.account.changed.utf8_replaced += u64::from(*utf8_replaced);
-                    if max_bytes > 0 && self.account.train.bytes + self.account.validation.bytes >= max_bytes {
-                        self.stopped_at_max_bytes = true;
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<(), DataError> {
-        let mut inputs = self.inputs.clone();
-        if let Some(task) = self.plan.tasks.get(self.task).filter(|_| self.block > 0) {
-            inputs.extend(self.plan.inputs[task.inputs.clone()].iter().map(|input| input.entry.clone()));
-        }
-        self.journal.current = SourceState {
-            task: self.task,
-            block: self.block,
-            account: self.account.clone(),
-            train: self.train.flush()?,
-            validation: self.validation.flush()?,
-            inputs,
-        };
-        self.folder.commit(self.journal)?;
-        self.committed = Instant::now();
-        Ok(())
-    }
-
-    fn report(&mut self, position: u64) {
-        let kept = self.account.train.bytes + self.account.validation.bytes;
-        let before = self.plan.tasks.get(self.task).map_or(0, |task| task.inputs.start);
-        let read: u64 = self.plan.inputs[..before].iter().map(|input| input.entry.bytes).sum::<u64>() + position;
-        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { (part as f64 / whole as f64).min(1.0) };
-        let done = share(read, self.plan.bytes()).max(share(kept, self.plan.source.max_bytes));
-        let done_before = *self.done_before.get_or_insert(if self.block > 1 || self.task > 0 { done } else { 0.0 });
-        if self.updated.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) {
-            return;
-        }
-        self.updated = Some(Instant::now());
-        let mut sum = Tally::default();
-        let accounts = self.journal.done.iter().map(|source| &source.account).chain([&self.account]);
-        let mut tokens = 0;
-        for account in accounts {
-            sum.add(account.read);
-            tokens += account.train.tokens + account.validation.tokens;
-        }
-        self.options.progress.update(&Status {
-            source: self.plan.source.name.clone(),
-            documents: sum.documents,
-            text_bytes: sum.bytes,
-            tokens,
-            done,
-            done_before,
-        });
-    }
-
-    fn finish(mut self) -> Result<SourceEntry, DataError> {
-        self.train.finish()?;
-        self.validation.finish()?;
-        self.account.check_balance(&self.plan.source.name)?;
-        let read = self.account.read.documents;
-        if self.account.train.documents + self.account.validation.documents == 0 {
-            let reason = |(reason, tally): (&Reason, &Tally)| {
-                let place = self.account.places.get(reason).and_then(|places| places.first());
-                let place = place.map_or(String::new(), |place| format!(" (first {place})"));
-                format!(", {} {reason}{place}", tally.documents)
-            };
-            let why = self.account.dropped.iter().map(reason).collect();
-            return Err(DataError::NothingKept { source_name: self.plan.source.name.clone(), read, why });
-        }
-        let rest = self.plan.inputs[self.inputs.len()..].iter().map(|input| input.entry.clone());
-        let inputs = self.inputs.into_iter().chain(rest).collect();
-        Ok(SourceEntry {
-            name: self.plan.source.name.clone(),
-            stopped_at_max_bytes: self.stopped_at_max_bytes,
-            account: self.account,
-            train: PartEntry { ..self.train.entry },
-            validation: PartEntry { ..self.validation.entry },
-            inputs,
-        })
     }
 }

@@ -1,5 +1,9 @@
 //! Preparing and loading, as the command line does them.
 
+mod inputs;
+mod real;
+mod restart;
+
 use crate::*;
 use formats::file;
 use recipe::{Data, Source};

@@ -52,7 +52,6 @@ impl<'l> PartWriter<'l> {
     /// Goes on from `state`, or begins with the default one.
     pub(crate) fn resume(layout: &'l Layout, source: &str, part: Part, state: PartState) -> Result<Self, DataError> {
         let mut writer = Self { layout, source: source.into(), part, entry: state.entry, open: None };
-        file::create_dir_all(&layout.out.join(source))?;
         let growing = writer.growing_path();
         let mut index = writer.entry.shards.len();
         let moved = layout.out.join(writer.file_name(index));
@@ -152,6 +151,7 @@ impl<'l> PartWriter<'l> {
         file::sync(open.file.get_ref(), &path)?;
         drop(open.file);
         let name = self.file_name(self.entry.shards.len());
+        file::create_dir_all(&self.layout.out.join(&self.source))?;
         file::rename(&path, &self.layout.out.join(&name))?;
         self.entry.shards.push(ShardEntry { file: name, tokens: open.tokens, hash: hash.to_hex().to_string() });
         Ok(())

@@ -191,3 +191,6 @@ fn encode_blocks<B: bytemuck::Pod, const N: usize>(values: &[f32], out: &mut [u8
         *block = encode(values);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,9 @@
 //! there the reference's ids win: SentencePiece-style ones read `▁` (U+2581) as a space; ones with a normalizer (Qwen's
 //! NFC) decode to the normalized text; byte-level ones without all 256 bytes drop those bytes
 //! ([`Tokenizer::missing_bytes`]).
+//!
+//! Threads. Encoding runs on the caller's thread: long texts are handed to the encoder in stretches that are too short
+//! for it to use threads of its own (see `cuts.rs`). To encode many documents, call from many threads.
 
 mod added;
 mod byte_level;

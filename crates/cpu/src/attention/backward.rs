@@ -11,7 +11,7 @@
 use super::multiply::{Left, Right, Size, multiply};
 use super::pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
 use super::{Queries, keys_and_values};
-use crate::lines::with_scratch;
+use crate::memory;
 use crate::pool::Disjoint;
 use crate::reduce::dot;
 use crate::simd::{LANES, Simd, at_every_level};
@@ -47,6 +47,7 @@ struct Part {
 pub(crate) fn attention_backward(
     pool: &Pool,
     level: Level,
+    scratch: &memory::Scratch,
     d_qkv: &mut [f32],
     d_out: &[f32],
     out: &[f32],
@@ -66,9 +67,8 @@ pub(crate) fn attention_backward(
         let (head, part) = (index / parts.len(), &parts[index % parts.len()]);
         let base = head / heads.kv_heads * tokens;
         let queries = Queries { qkv, heads, kv_head: head % heads.kv_heads, base, at: 0, first_key };
-        with_scratch(scratch_floats(heads, part.rows.len()), |scratch| {
-            backward(level, queries, inputs, part.clone(), &d_qkv, scratch);
-        });
+        let mut lease = scratch.take(scratch_floats(heads, part.rows.len()));
+        backward(level, queries, inputs, part.clone(), &d_qkv, lease.floats());
     });
 }
 

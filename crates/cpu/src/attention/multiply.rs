@@ -151,6 +151,7 @@ impl<E: Element> Tile<'_, E> {
     /// # Safety
     /// All three operands must have these rows and columns, `a` and `b` to the depth of the product.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "counted loops over registers unroll; iterators do not always")]
     unsafe fn compute<const FRESH: bool, const R: usize, const C: usize, S: Simd>(&self, s: S, row: usize, v: usize) {
         let mut sums = [[s.splat(0.0); C]; R];
         let c = |r: usize, j: usize| {

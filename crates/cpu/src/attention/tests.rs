@@ -26,9 +26,10 @@ fn run(pool: &Pool, level: Level, sequences: Sequences, heads: Heads, first_key:
     let d_out = floats(2, rows * heads.query_width());
     let mut out = vec![0.0; rows * heads.query_width()];
     let mut logsumexp = vec![0.0; rows * heads.heads];
+    let scratch = Scratch::default();
     let mut d_qkv = vec![f32::NAN; rows * heads.qkv_width()];
-    attention(pool, level, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key);
-    attention_backward(pool, level, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, first_key);
+    attention(pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key);
+    attention_backward(pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, first_key);
     Run { out, logsumexp, d_qkv }
 }
 
@@ -98,6 +99,7 @@ fn forward_is_near_the_exact_values() {
 fn cached(level: Level, precision: Precision, heads: Heads, qkv: &[f32], calls: &[usize]) -> Vec<f32> {
     let pool = Pool::new(2);
     let rows: usize = calls.iter().sum();
+    let scratch = Scratch::default();
     let mut cache = KvStore::new(2, rows, heads, precision).unwrap();
     let mut out = vec![0.0; rows * heads.query_width()];
     let mut at = 0;
@@ -105,7 +107,7 @@ fn cached(level: Level, precision: Precision, heads: Heads, qkv: &[f32], calls: 
         let qkv = &qkv[at * heads.qkv_width()..];
         cache.store(&pool, level, 1, at, qkv, count);
         let out = &mut out[at * heads.query_width()..];
-        attention_cached(&pool, level, out, qkv, &cache, 1, at, Rows::generated(count));
+        attention_cached(&pool, level, &scratch, out, qkv, &cache, 1, at, Rows::generated(count));
         at += count;
     }
     out
@@ -119,7 +121,17 @@ fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a
         let mut out = vec![0.0; rows * heads.query_width()];
         let mut logsumexp = vec![0.0; rows * heads.heads];
         let sequences = Sequences { batch: 1, tokens: rows };
-        attention(&Pool::new(1), Level::Scalar, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
+        attention(
+            &Pool::new(1),
+            Level::Scalar,
+            &Scratch::default(),
+            &mut out,
+            &mut logsumexp,
+            &qkv,
+            sequences,
+            heads,
+            None,
+        );
         for level in crate::available() {
             for precision in [Precision::F32, Precision::Bf16] {
                 let whole = cached(level, precision, heads, &qkv, &[rows]);
@@ -142,14 +154,14 @@ fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a
 #[test]
 fn stale_positions_of_a_cache_are_not_touched() {
     let heads = SHAPES[1];
-    let (pool, level) = (Pool::new(1), Level::Scalar);
+    let (pool, level, scratch) = (Pool::new(1), Level::Scalar, Scratch::default());
     let qkv = floats(4, 10 * heads.qkv_width());
     let mut out = [vec![0.0; 5 * heads.query_width()], vec![0.0; 5 * heads.query_width()]];
     for (stale, out) in [1.0, f32::NAN].into_iter().zip(&mut out) {
         let mut cache = KvStore::new(1, 10, heads, Precision::F32).unwrap();
         cache.store(&pool, level, 0, 0, &vec![stale; 10 * heads.qkv_width()], 10);
         cache.store(&pool, level, 0, 0, &qkv, 5);
-        attention_cached(&pool, level, out, &qkv, &cache, 0, 0, Rows::prompt(5));
+        attention_cached(&pool, level, &scratch, out, &qkv, &cache, 0, 0, Rows::prompt(5));
     }
     assert_eq!(bits(&out[0]), bits(&out[1]));
 }
@@ -173,6 +185,7 @@ fn attention_speed_of_a_thread() {
     let d_out = floats(2, rows * heads.query_width());
     let mut out = vec![0.0; rows * heads.query_width()];
     let mut logsumexp = vec![0.0; rows * heads.heads];
+    let scratch = Scratch::default();
     let mut d_qkv = vec![0.0; rows * heads.qkv_width()];
     // Two products over the scores that are seen, two operations each; five in the backward.
     let seen = (sequences.batch * heads.heads * sequences.tokens * (sequences.tokens + 1) / 2) as f64;
@@ -182,9 +195,11 @@ fn attention_speed_of_a_thread() {
         let (mut forward, mut backward) = (f64::MAX, f64::MAX);
         for _ in 0..9 {
             let start = thread_seconds();
-            attention(&pool, level, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
+            attention(&pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
             let middle = thread_seconds();
-            attention_backward(&pool, level, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, None);
+            attention_backward(
+                &pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, None,
+            );
             forward = forward.min(middle - start);
             backward = backward.min(thread_seconds() - middle);
         }
@@ -204,7 +219,7 @@ fn attention_speed_of_a_thread() {
 fn attention_speed_over_a_cache() {
     let (layers, positions) = (30, 1024);
     for heads in [Heads { heads: 12, kv_heads: 12, head_dim: 64 }, Heads { heads: 9, kv_heads: 3, head_dim: 64 }] {
-        let pool = Pool::new(1);
+        let (pool, scratch) = (Pool::new(1), Scratch::default());
         let qkv = floats(1, positions * heads.qkv_width());
         let mut out = vec![0.0; positions * heads.query_width()];
         for precision in [Precision::F32, Precision::Bf16] {
@@ -219,7 +234,7 @@ fn attention_speed_over_a_cache() {
                         let start = thread_seconds();
                         for layer in 0..layers {
                             let (at, rows) = (positions - count, Rows::generated(count));
-                            attention_cached(&pool, level, &mut out, &qkv, &cache, layer, at, rows);
+                            attention_cached(&pool, level, &scratch, &mut out, &qkv, &cache, layer, at, rows);
                         }
                         *time = time.min(thread_seconds() - start);
                     }

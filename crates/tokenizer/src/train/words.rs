@@ -23,13 +23,15 @@ pub(crate) struct WordCounts {
     counts: HashMap<String, u64>,
     used_bytes: u64,
     limit_bytes: u64,
+    /// Words this rare were forgotten at some time.
+    forgotten: u64,
 }
 
 impl WordCounts {
     /// Counts within about `limit_bytes`. When they are reached, the rarest words are forgotten, first those seen once,
     /// then twice, and so on until half of the memory is free: a rule that depends on nothing but the text so far.
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        Self { counts: HashMap::new(), used_bytes: 0, limit_bytes }
+        Self { counts: HashMap::new(), used_bytes: 0, limit_bytes, forgotten: 0 }
     }
 
     /// Counts the words of a document as GPT-2 cuts them.
@@ -93,11 +95,19 @@ impl WordCounts {
             self.counts.retain(|_, count| *count > rare);
             self.used_bytes = self.counts.keys().map(|word| word.len() as u64 + ENTRY_BYTES).sum();
         }
-        tracing::warn!(up_to = rare, "tokenizer training forgets words this rare to keep to its memory");
+        self.forgotten = self.forgotten.max(rare);
     }
 
     /// The words in alphabetical order with their counts.
     pub(crate) fn into_sorted(self) -> Vec<(String, u64)> {
+        if self.forgotten > 0 {
+            let limit_bytes = self.limit_bytes;
+            tracing::warn!(
+                up_to = self.forgotten,
+                limit_bytes,
+                "words this rare were forgotten now and then to keep to the memory"
+            );
+        }
         let mut words: Vec<(String, u64)> = self.counts.into_iter().collect();
         words.sort_unstable();
         words
