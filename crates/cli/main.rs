@@ -1,1 +1,74 @@
-fn main() {}
+//! `slm`: the command line. A command parses its arguments, calls a library, prints.
+//!
+//! Holds: one file per command in `commands/`, the quickstart that strings them together, terminal output.
+//! Never: anything another program would want to call.
+//! Start reading at [`Command`].
+
+mod commands;
+mod env;
+mod inputs;
+mod machine;
+mod output;
+mod progress;
+mod quickstart;
+mod signals;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The whole life of a small language model: text, tokens, pretraining, finetuning, evaluation, speculative decoding.
+#[derive(Parser)]
+#[command(name = "slm", version = machine::version(), propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
+struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  slm quickstart                                      watch a model being born, offline, in a few minutes
+  slm train recipes/tiny.toml --out runs/tiny         train from a recipe
+  slm generate --model runs/tiny --prompt \"This crate\"
+
+Environment:
+  SLM_CPU=scalar|avx2|avx512   compute at this level instead of the best one
+  SLM_LOG=debug                more on stderr
+  NO_COLOR=1                   no colours";
+
+#[derive(Subcommand)]
+enum Command {
+    Quickstart(commands::quickstart::Arguments),
+    Prepare(commands::prepare::Arguments),
+    Tokenizer(commands::tokenizer::Arguments),
+    Train(commands::train::Arguments),
+    Plan(commands::plan::Arguments),
+    Score(commands::score::Arguments),
+    Generate(commands::generate::Arguments),
+    Export(commands::export::Arguments),
+    Bench(commands::bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    output::start_logging();
+    let done = match arguments.command {
+        Command::Quickstart(arguments) => commands::quickstart::run(arguments),
+        Command::Prepare(arguments) => commands::prepare::run(arguments),
+        Command::Tokenizer(arguments) => commands::tokenizer::run(arguments),
+        Command::Train(arguments) => commands::train::run(arguments),
+        Command::Plan(arguments) => commands::plan::run(arguments),
+        Command::Score(arguments) => commands::score::run(arguments),
+        Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Export(arguments) => commands::export::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
