@@ -1,0 +1,326 @@
+//! `slm generate`: a prompt continued, with or without speculation.
+
+use crate::inputs::{self, Dtype};
+use crate::machine::MachineArguments;
+use crate::output;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use formats::file;
+use infer::{
+    AutoDrafter, Drafter, GenerateOptions, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome, SamplingOptions, Session,
+    StopReason, TokenEvent,
+};
+use model::Model;
+use serde::Serialize;
+use std::io::{IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use tokenizer::{StreamDecoder, Tokenizer};
+
+/// Continue a prompt, token by token
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  slm generate --model runs/tiny --prompt \"This crate\"
+  slm generate --model target.gguf --draft draft/ --prompt \"def fib(n):\" --temperature 0
+  cat question.txt | slm generate --model runs/laptop --prompt - --max-tokens 200 --temperature 0.8 --top-p 0.95
+
+Output is the same with and without a draft when --temperature is 0 (the default), and has the same
+distribution otherwise.")]
+pub(crate) struct Arguments {
+    /// A run folder, Hugging Face folder, GGUF file or llama2.c file
+    #[arg(long)]
+    model: PathBuf,
+    /// The text to continue; `-` reads it from standard input
+    #[arg(long, short, required_unless_present_any = ["prompt_file", "prompt_ids"])]
+    prompt: Option<String>,
+    /// A file with the text to continue
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// A file with one JSON array of token ids to continue
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file"])]
+    prompt_ids: Option<PathBuf>,
+    /// A smaller model that proposes tokens
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<PathBuf>,
+    /// Who proposes tokens [default: draft with --draft, off without]
+    #[arg(long, value_enum)]
+    speculate: Option<Speculate>,
+    /// Tokens proposed at a time
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=MAX_DRAFT_LENGTH as i64))]
+    draft_length: u8,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    /// 0 takes the most likely token; higher is more random
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Choose among the K most likely tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens at least this likely, relative to the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Above 1 makes tokens that have occurred less likely
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Whether the prompt begins with the beginning-of-sequence token
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+    /// Go on past the end-of-sequence token
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Use this tokenizer instead of the model's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// How products are computed
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+    /// Print one JSON object on the last line instead of the text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArguments,
+}
+
+/// Who proposes.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speculate {
+    /// Nobody.
+    Off,
+    /// The model of --draft.
+    Draft,
+    /// The text's own repetitions.
+    Ngram,
+    /// Repetitions first, then the draft model if there is one.
+    Auto,
+}
+
+/// Beginning-of-sequence token before the prompt.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bos {
+    /// Where the tokenizer says so.
+    Auto,
+    /// Yes.
+    Always,
+    /// No.
+    Never,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let cpu = arguments.machine.open()?;
+    let target = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
+    let tokenizer = match &arguments.prompt_ids {
+        Some(_) => inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref()).ok(),
+        None => Some(inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?),
+    };
+    let draft = match &arguments.draft {
+        Some(path) => Some(load_draft(&cpu, &arguments, path, &target, tokenizer.as_ref())?),
+        None => None,
+    };
+    let prompt = prompt_ids(&arguments, tokenizer.as_ref())?;
+    let capacity = (prompt.len() + arguments.max_tokens).clamp(1, target.config.context);
+    let mut session = Session::new(&cpu, &target, capacity)?;
+    let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
+    let options = options(&arguments, &target);
+
+    let mut printer = Printer { decoder: tokenizer.as_ref().map(Tokenizer::stream_continuation), text: String::new(), quiet: arguments.json };
+    let mut failed = None;
+    let outcome = infer::generate(&mut session, drafter.as_deref_mut(), &prompt, &options, &mut |token| {
+        printer.token(token).map_or_else(
+            |error| {
+                failed = Some(error);
+                ControlFlow::Break(())
+            },
+            |()| ControlFlow::Continue(()),
+        )
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let text = printer.finish()?;
+    if arguments.json { output::json(&Generated::new(&outcome, text)) } else { report(&outcome) }
+}
+
+fn load_draft(
+    cpu: &cpu::Cpu,
+    arguments: &Arguments,
+    path: &std::path::Path,
+    target: &Model,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Model> {
+    let draft = inputs::load_model(cpu, path, arguments.dtype).context("the draft")?;
+    let hash = |tokenizer: &Tokenizer| tokenizer.hash().to_owned();
+    let own = tokenizer.map(hash);
+    let others = inputs::load_tokenizer(path, None).ok().as_ref().map(hash);
+    infer::check_vocabularies(target.config.vocab, own.as_deref(), draft.config.vocab, others.as_deref())?;
+    Ok(draft)
+}
+
+fn prompt_ids(arguments: &Arguments, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    if let Some(path) = &arguments.prompt_ids {
+        return inputs::read_ids(path);
+    }
+    let text = match (&arguments.prompt_file, arguments.prompt.as_deref()) {
+        (Some(path), _) => file::read_to_string(path)?,
+        (None, Some("-")) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("standard input is not UTF-8 text")?;
+            text
+        }
+        (None, prompt) => prompt.unwrap_or_default().to_owned(),
+    };
+    let Some(tokenizer) = tokenizer else { bail!("a prompt of text needs a tokenizer; name one with --tokenizer") };
+    let mut ids = tokenizer.encode(&text);
+    let wanted = match arguments.bos {
+        Bos::Auto => tokenizer.adds_bos() || ids.is_empty(),
+        Bos::Always => true,
+        Bos::Never => false,
+    };
+    match tokenizer.bos().or(tokenizer.eos()) {
+        Some(bos) if wanted => ids.insert(0, bos),
+        None if arguments.bos == Bos::Always => bail!("--bos always: this tokenizer has no beginning-of-sequence token"),
+        _ => {}
+    }
+    Ok(ids)
+}
+
+fn drafter<'b>(
+    arguments: &Arguments,
+    cpu: &'b cpu::Cpu,
+    draft: Option<&'b Model>,
+    vocab: usize,
+    capacity: usize,
+) -> Result<Option<Box<dyn Drafter + 'b>>> {
+    let choice = arguments.speculate.unwrap_or(if draft.is_some() { Speculate::Draft } else { Speculate::Off });
+    let model = |draft: &'b Model| ModelDrafter::new(cpu, draft, vocab, capacity);
+    Ok(match (choice, draft) {
+        (Speculate::Off, _) => None,
+        (Speculate::Draft, None) => bail!("--speculate draft needs a model to draft with; name one with --draft"),
+        (Speculate::Draft, Some(draft)) => Some(Box::new(model(draft)?)),
+        (Speculate::Ngram, _) => Some(Box::new(NgramDrafter::default())),
+        (Speculate::Auto, draft) => Some(Box::new(AutoDrafter::new(draft.map(model).transpose()?))),
+    })
+}
+
+fn options(arguments: &Arguments, target: &Model) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: arguments.max_tokens,
+        stop: if arguments.ignore_eos { Vec::new() } else { target.config.eos.clone() },
+        sampling: SamplingOptions {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            min_p: arguments.min_p,
+            repetition_penalty: arguments.repetition_penalty,
+            seed: arguments.seed,
+        },
+        draft_length: usize::from(arguments.draft_length),
+    }
+}
+
+/// Turns tokens into text as they come.
+struct Printer<'t> {
+    decoder: Option<StreamDecoder<'t>>,
+    text: String,
+    quiet: bool,
+}
+
+impl Printer<'_> {
+    fn token(&mut self, token: TokenEvent) -> Result<()> {
+        let piece = match &mut self.decoder {
+            Some(decoder) => decoder.push(token.id),
+            None => format!("{} ", token.id),
+        };
+        self.show(&piece)
+    }
+
+    fn show(&mut self, piece: &str) -> Result<()> {
+        self.text.push_str(piece);
+        if !self.quiet {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(piece.as_bytes())?;
+            stdout.flush()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<String> {
+        if let Some(decoder) = self.decoder.take() {
+            let rest = decoder.finish();
+            self.show(&rest)?;
+        }
+        if !self.quiet {
+            writeln!(std::io::stdout().lock())?;
+        }
+        Ok(self.text)
+    }
+}
+
+#[derive(Serialize)]
+struct Generated<'a> {
+    text: String,
+    ids: &'a [u32],
+    tokens_per_second: f64,
+    first_token_seconds: f64,
+    drafted: usize,
+    accepted: usize,
+    acceptance: f64,
+    mean_accepted_length: f64,
+    rounds: usize,
+    stop: &'static str,
+}
+
+impl<'a> Generated<'a> {
+    fn new(outcome: &'a Outcome, text: String) -> Self {
+        Self {
+            text,
+            ids: &outcome.ids,
+            tokens_per_second: outcome.tokens_per_second,
+            first_token_seconds: outcome.first_token_seconds,
+            drafted: outcome.drafted,
+            accepted: outcome.accepted,
+            acceptance: outcome.acceptance,
+            mean_accepted_length: outcome.mean_accepted_length,
+            rounds: outcome.rounds,
+            stop: match outcome.stop {
+                StopReason::StopToken(_) => "stop_token",
+                StopReason::MaxTokens => "max_tokens",
+                StopReason::Context => "context",
+                StopReason::Cancelled => "cancelled",
+            },
+        }
+    }
+}
+
+/// A line for the person in front of the terminal; nothing when only the text is wanted.
+fn report(outcome: &Outcome) -> Result<()> {
+    if !std::io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let mut line = format!(
+        "{} tokens, {:.1} tokens/s, first after {:.0} ms",
+        outcome.ids.len(),
+        outcome.tokens_per_second,
+        1e3 * outcome.first_token_seconds
+    );
+    if outcome.drafted > 0 {
+        line += &format!(
+            "; {:.0} % of {} proposed tokens accepted, {:.2} tokens a round",
+            100.0 * outcome.acceptance,
+            outcome.drafted,
+            outcome.mean_accepted_length
+        );
+    }
+    if outcome.stop == StopReason::Context {
+        line += "; the model's context is full";
+    }
+    output::note(line);
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! One file a command: its arguments with examples, and `run`.
+
+pub(crate) mod bench;
+pub(crate) mod export;
+pub(crate) mod generate;
+pub(crate) mod plan;
+pub(crate) mod prepare;
+pub(crate) mod quickstart;
+pub(crate) mod score;
+pub(crate) mod tokenizer;
+pub(crate) mod train;

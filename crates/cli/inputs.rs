@@ -1,0 +1,67 @@
+//! What `--model`, `--text` and the like name: run folders, Hugging Face folders, GGUF files, prompts.
+
+use anyhow::{Context, Result, bail};
+use backend::{Backend, Precision};
+use formats::file;
+use model::Model;
+use std::path::{Path, PathBuf};
+use tokenizer::Tokenizer;
+
+/// How the products of a command are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Dtype {
+    /// The oracle.
+    F32,
+    /// Weights and inputs of every product rounded to bf16, sums in f32.
+    Bf16,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// The folder or file that `path` stands for: the latest checkpoint of a run folder, anything else as it is.
+pub(crate) fn model_path(path: &Path) -> Result<PathBuf> {
+    if !file::exists(path) {
+        bail!(
+            "{}: there is no such model; give a run folder, a Hugging Face folder, a GGUF file or a llama2.c file",
+            path.display()
+        );
+    }
+    let checkpoints = path.join("checkpoints");
+    if !file::is_dir(&checkpoints) {
+        return Ok(path.to_owned());
+    }
+    match train::latest_checkpoint(path)? {
+        Some(checkpoint) => Ok(checkpoint),
+        None => bail!("{}: this run has no checkpoint yet; train it further first", path.display()),
+    }
+}
+
+/// The model at `path` ([`model_path`]).
+pub(crate) fn load_model(b: &dyn Backend, path: &Path, dtype: Dtype) -> Result<Model> {
+    Ok(Model::load(b, &model_path(path)?, dtype.into())?)
+}
+
+/// The tokenizer that comes with the model at `path`, or the one that was named instead.
+pub(crate) fn load_tokenizer(path: &Path, instead: Option<&Path>) -> Result<Tokenizer> {
+    if let Some(instead) = instead {
+        return Ok(Tokenizer::load(instead)?);
+    }
+    let path = model_path(path)?;
+    Tokenizer::load(&path).with_context(|| {
+        format!("{}: no tokenizer could be loaded with this model; name one with --tokenizer", path.display())
+    })
+}
+
+/// Token ids from a file that holds one JSON array.
+pub(crate) fn read_ids(path: &Path) -> Result<Vec<u32>> {
+    let text = file::read_to_string(path)?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{}: not a JSON array of token ids such as [1, 15043]", path.display()))
+}
