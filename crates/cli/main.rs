@@ -9,9 +9,11 @@ mod env;
 mod inputs;
 mod machine;
 mod output;
+mod preparation;
 mod progress;
 mod quickstart;
 mod signals;
+mod training;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

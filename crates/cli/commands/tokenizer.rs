@@ -109,15 +109,12 @@ fn train(arguments: &Train) -> Result<()> {
     if file::exists(&arguments.out.join("tokenizer.json")) {
         anyhow::bail!("{}: there is a tokenizer in this folder already; give another --out", arguments.out.display());
     }
-    let options = TrainOptions {
-        vocab_size: arguments.vocab as usize,
-        kind: match arguments.kind {
-            KindArgument::ByteLevel => Kind::ByteLevel,
-            KindArgument::Sentencepiece => Kind::SentencePieceStyle,
-        },
-        memory_bytes: arguments.memory << 20,
-        ..TrainOptions::default()
+    let kind = match arguments.kind {
+        KindArgument::ByteLevel => Kind::ByteLevel,
+        KindArgument::Sentencepiece => Kind::SentencePieceStyle,
     };
+    let options =
+        TrainOptions { memory_bytes: arguments.memory << 20, ..TrainOptions::new(kind, arguments.vocab as usize) };
     // Read one at a time: the text never lies in memory as a whole. The first error ends the documents and is told.
     let mut failed = None;
     let mut documents = arguments.files.iter().map_while(|path| match file::read_to_string(path) {
