@@ -1,1 +1,19 @@
-//! To be built.
+//! What is measured, and how: medians over repeated runs, beside what the machine could do at most.
+//!
+//! Holds: the benchmarks of `slm bench`, the machine's ceilings, the statistics.
+//! Never: claims. Numbers are kept in `records/`, with the commit and the machine.
+//! Start reading at [`Measurement`].
+
+mod ceiling;
+mod decode;
+mod kernels;
+mod measure;
+mod prefill;
+mod train;
+
+pub use ceiling::{Ceiling, Ceilings};
+pub use decode::{decode, verify};
+pub use kernels::kernels;
+pub use measure::{BenchError, Measurement, Statistics};
+pub use prefill::prefill;
+pub use train::{TrainShape, train};

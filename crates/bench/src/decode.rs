@@ -1,0 +1,95 @@
+//! Decoding one token after the other, and verifying several at once.
+
+use crate::measure::{Measurement, Statistics, rate, token_ids};
+use crate::{BenchError, Ceilings};
+use backend::Precision;
+use cpu::Cpu;
+use infer::Session;
+use model::{Model, cost};
+
+/// Tokens per second of decoding `tokens` tokens behind a context of `depth`.
+///
+/// # Errors
+/// Where the session cannot be opened, a depth beyond the model's context among them.
+pub fn decode(
+    cpu: &Cpu,
+    ceilings: &Ceilings,
+    model: &Model,
+    precision: Precision,
+    depth: usize,
+    tokens: usize,
+    runs: usize,
+) -> Result<Measurement, BenchError> {
+    let ids = token_ids(depth.max(1) + tokens, model.config.vocab);
+    let (context, generated) = ids.split_at(depth.max(1));
+    let mut session = Session::with_cache_precision(cpu, model, ids.len(), precision)?;
+    session.prefill(context)?;
+    let statistics = rate(tokens as f64, runs, || {
+        session.truncate(context.len());
+        generated.iter().try_for_each(|&id| session.extend(&[id]).map(drop))
+    })?;
+    let middle = context.len() + tokens / 2;
+    let ceiling = ceilings.by_reading(bytes_read(model, precision, middle));
+    let shape = format!("depth {depth}, {tokens} tokens");
+    Ok(Measurement::new(cpu, "decode", shape, name(precision), "tokens/s", runs, statistics, Some(ceiling)))
+}
+
+/// Milliseconds of one pass over each of `widths` generated rows.
+///
+/// # Errors
+/// As [`decode`].
+pub fn verify(
+    cpu: &Cpu,
+    ceilings: &Ceilings,
+    model: &Model,
+    precision: Precision,
+    widths: &[usize],
+    runs: usize,
+) -> Result<Vec<Measurement>, BenchError> {
+    const DEPTH: usize = 64;
+    const PASSES: usize = 8;
+    let most = widths.iter().copied().max().unwrap_or(1);
+    let ids = token_ids(DEPTH + most, model.config.vocab);
+    let mut session = Session::with_cache_precision(cpu, model, ids.len(), precision)?;
+    session.prefill(&ids[..DEPTH])?;
+    let mut measured = Vec::with_capacity(widths.len());
+    for &rows in widths {
+        let passes = rate(PASSES as f64, runs, || {
+            (0..PASSES).try_for_each(|_| {
+                session.truncate(DEPTH);
+                session.extend(&ids[DEPTH..DEPTH + rows]).map(drop)
+            })
+        })?;
+        let milliseconds =
+            Statistics { median: 1e3 / passes.median, min: 1e3 / passes.max, max: 1e3 / passes.min };
+        let shape = format!("{rows} rows at depth {DEPTH}");
+        let mut line = Measurement::new(cpu, "verify", shape, name(precision), "ms", runs, milliseconds, None);
+        let least = 1e3 / ceilings.by_reading(bytes_read(model, precision, DEPTH)).value;
+        line.ceiling = Some(least);
+        line.ceiling_by = Some(ceilings.by_reading(1.0).by);
+        line.share_of_ceiling = Some(least / milliseconds.median);
+        measured.push(line);
+    }
+    Ok(measured)
+}
+
+/// Bytes that one decoded token must read: every weight but the input embedding once, and the cache.
+fn bytes_read(model: &Model, precision: Precision, context: usize) -> f64 {
+    let element = match precision {
+        Precision::F32 => 4.0,
+        Precision::Bf16 => 2.0,
+    };
+    let config = &model.config;
+    let counts = cost::parameters(config);
+    let weights = (counts.blocks + counts.embedding) as f64;
+    let cache = (2 * config.layers * config.heads.kv_width() * context) as f64;
+    element * (weights + cache)
+}
+
+pub(crate) fn name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    }
+}
+

@@ -1,0 +1,114 @@
+//! The machine's ceilings, and the matrix product's share of them at the shapes of AMD-135M.
+
+use crate::decode::name;
+use crate::measure::{Measurement, Statistics, rate};
+use crate::{BenchError, Ceilings};
+use backend::{Backend, Element, Precision, Rows};
+use cpu::Cpu;
+
+/// `(what, output features, input features)` of the products of AMD-135M.
+const PRODUCTS: [(&str, usize, usize); 5] = [
+    ("qkv", 2304, 768),
+    ("attention out", 768, 768),
+    ("gate and up", 4096, 768),
+    ("down", 768, 2048),
+    ("head", 32000, 768),
+];
+
+/// Rows of a training micro-batch, and one generated row.
+const ROWS: [usize; 2] = [1024, 1];
+
+/// The ceilings as lines of their own, then forward products in both precisions.
+///
+/// # Errors
+/// No memory.
+pub fn kernels(cpu: &Cpu, ceilings: &Ceilings, runs: usize) -> Result<Vec<Measurement>, BenchError> {
+    let mut lines = ceiling_lines(cpu, ceilings);
+    for precision in [Precision::Bf16, Precision::F32] {
+        for (what, outputs, inputs) in PRODUCTS {
+            for rows in ROWS {
+                lines.push(product(cpu, ceilings, precision, what, rows, outputs, inputs, runs)?);
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn ceiling_lines(cpu: &Cpu, ceilings: &Ceilings) -> Vec<Measurement> {
+    let line = |name, dtype, unit, value| {
+        let once = Statistics { median: value, min: value, max: value };
+        Measurement::new(cpu, name, "registers only".into(), dtype, unit, 1, once, None)
+    };
+    let mut lines = vec![
+        line("f32 multiply-add", "f32", "GFLOP/s", ceilings.f32_flops / 1e9),
+        line("bf16 dot product", "bf16", "GFLOP/s", ceilings.bf16_flops / 1e9),
+    ];
+    for mebibytes in [4, 16, 64, 256] {
+        let mut read = line("read", "bytes", "GB/s", cpu.read_bandwidth(mebibytes << 20) / 1e9);
+        read.shape = format!("{mebibytes} MiB");
+        lines.push(read);
+    }
+    lines
+}
+
+fn product(
+    cpu: &Cpu,
+    ceilings: &Ceilings,
+    precision: Precision,
+    what: &str,
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    runs: usize,
+) -> Result<Measurement, BenchError> {
+    let master = cpu.alloc(Element::F32, outputs * inputs)?;
+    let (x, out) = (cpu.alloc(Element::F32, rows * inputs)?, cpu.alloc(Element::F32, rows * outputs)?);
+    cpu.write(master, 0, &noise(outputs * inputs));
+    cpu.write(x, 0, &noise(rows * inputs));
+    let matrix = cpu.trainable_matrix(master, outputs, inputs, precision)?;
+    let flops = 2.0 * (rows * outputs * inputs) as f64;
+    let repeats = ((2e9 / flops) as usize).clamp(1, 400);
+    let shape = if rows == 1 { Rows::generated(1) } else { Rows::prompt(rows) };
+    let statistics = rate(repeats as f64, runs, || -> Result<(), BenchError> {
+        (0..repeats).for_each(|_| cpu.linear(out, x, matrix, shape));
+        cpu.sync();
+        Ok(())
+    })?;
+    cpu.free_matrix(matrix);
+    [master, x, out].into_iter().for_each(|buf| cpu.free(buf));
+    let ceiling = if rows == 1 {
+        let bytes = (outputs * inputs * if precision == Precision::F32 { 4 } else { 2 }) as f64;
+        ceilings.by_reading(bytes)
+    } else {
+        ceilings.by_arithmetic(precision, flops)
+    };
+    let shape = format!("{rows} × {inputs} → {outputs}");
+    let mut line =
+        Measurement::new(cpu, what, shape, name(precision), "products/s", runs, statistics, Some(ceiling));
+    if rows > 1 {
+        in_gigaflops(&mut line, flops);
+    }
+    Ok(line)
+}
+
+fn in_gigaflops(line: &mut Measurement, flops: f64) {
+    let scale = flops / 1e9;
+    line.median *= scale;
+    line.min *= scale;
+    line.max *= scale;
+    line.ceiling = line.ceiling.map(|ceiling| ceiling * scale);
+    line.unit = "GFLOP/s".into();
+}
+
+/// Floats between −1 and 1, the same in every run: products of zeros are faster than products of numbers.
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
