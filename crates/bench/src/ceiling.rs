@@ -1,6 +1,6 @@
 //! What the machine could do at most, measured here and now: arithmetic rates and read bandwidth.
 
-use cpu::Cpu;
+use cpu::{Cpu, ceiling};
 use serde::Serialize;
 
 /// A limit in the unit of a measurement.
@@ -30,9 +30,9 @@ impl Ceilings {
     /// Measures the machine in about a second.
     pub fn measure(cpu: &Cpu) -> Self {
         Self {
-            f32_flops: cpu.f32_flops(),
-            bf16_flops: cpu.bf16_flops(),
-            read_bandwidth: cpu.read_bandwidth(Self::READ_BYTES),
+            f32_flops: ceiling::fma_flops(cpu.pool(), cpu.level()),
+            bf16_flops: ceiling::bf16_flops(cpu.pool(), cpu.level()),
+            read_bandwidth: ceiling::read_bandwidth(cpu.pool(), Self::READ_BYTES),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::decode::name;
 use crate::measure::{Measurement, Statistics, rate};
 use crate::{BenchError, Ceilings};
 use backend::{Backend, Element, Precision, Rows};
-use cpu::Cpu;
+use cpu::{Cpu, ceiling};
 
 /// `(what, output features, input features)` of the products of AMD-135M.
 const PRODUCTS: [(&str, usize, usize); 5] = [
@@ -44,7 +44,7 @@ fn ceiling_lines(cpu: &Cpu, ceilings: &Ceilings) -> Vec<Measurement> {
         line("bf16 dot product", "bf16", "GFLOP/s", ceilings.bf16_flops / 1e9),
     ];
     for mebibytes in [4, 16, 64, 256] {
-        let mut read = line("read", "bytes", "GB/s", cpu.read_bandwidth(mebibytes << 20) / 1e9);
+        let mut read = line("read", "bytes", "GB/s", ceiling::read_bandwidth(cpu.pool(), mebibytes << 20) / 1e9);
         read.shape = format!("{mebibytes} MiB");
         lines.push(read);
     }

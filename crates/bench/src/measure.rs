@@ -16,6 +16,9 @@ pub enum BenchError {
     /// The session cannot be opened or continued.
     #[error(transparent)]
     Infer(#[from] infer::InferError),
+    /// The step cannot be planned.
+    #[error(transparent)]
+    Train(#[from] train::TrainError),
 }
 
 /// One line of `slm bench … --json`.
