@@ -54,5 +54,6 @@ fn amd_135m(sequence: usize) -> Config {
         tied: false,
         bos: None,
         eos: Vec::new(),
+        initializer_range: 0.02,
     }
 }
