@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use backend::{Backend, Precision};
 use formats::file;
 use model::Model;
+use recipe::Recipe;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
 
@@ -64,4 +65,15 @@ pub(crate) fn read_ids(path: &Path) -> Result<Vec<u32>> {
     let text = file::read_to_string(path)?;
     serde_json::from_str(&text)
         .with_context(|| format!("{}: not a JSON array of token ids such as [1, 15043]", path.display()))
+}
+
+/// The vocabulary that the model will have: its own, or that of the tokenizer that is named or will be trained.
+pub(crate) fn recipe_vocab(recipe: &Recipe) -> Result<usize> {
+    if recipe.model.vocab > 0 {
+        return Ok(recipe.model.vocab);
+    }
+    match (&recipe.tokenizer.path, recipe.tokenizer.train_vocab) {
+        (Some(path), _) => Ok(Tokenizer::load(path)?.vocab_size()),
+        (None, vocab) => vocab.context("the recipe names no tokenizer"),
+    }
 }

@@ -6,9 +6,9 @@ use crate::output;
 use anyhow::Result;
 use bench::{Ceilings, Measurement, TrainShape};
 use clap::{Args, Subcommand};
-use model::Model;
+use model::{Config, Model};
 use recipe::Recipe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure speed: medians over several runs, and the share of what the machine can do at most
 #[derive(Args)]
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             let ceilings = Ceilings::measure(&cpu);
             print(&bench::kernels(&cpu, &ceilings, usize::from(common.runs))?, common.json)
         }
-        What::Train(arguments) => train(&arguments),
+        What::Train(arguments) => training(&arguments),
         What::Prefill(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
             let precision = arguments.model.dtype.into();
             Ok(vec![bench::prefill(cpu, ceilings, model, precision, arguments.tokens, runs)?])
@@ -143,17 +143,21 @@ fn with_model(
     print(&lines, arguments.common.json)
 }
 
-fn train(arguments: &TrainArguments) -> Result<()> {
+fn training(arguments: &TrainArguments) -> Result<()> {
     let cpu = arguments.common.machine.open()?;
-    let recipe = match &arguments.recipe {
-        Some(path) => Some(Recipe::load(path, &[])?),
-        None => None,
-    };
+    let config = arguments.recipe.as_deref().map(model_of).transpose()?;
     let shape = TrainShape { sequence: arguments.seq, micro_batch: arguments.micro_batch };
     let ceilings = Ceilings::measure(&cpu);
     let runs = usize::from(arguments.common.runs);
-    let line = bench::train(&cpu, &ceilings, recipe.as_ref(), shape, arguments.dtype.into(), runs)?;
+    let line = bench::train(&cpu, &ceilings, config, shape, arguments.dtype.into(), runs)?;
     print(&[line], arguments.common.json)
+}
+
+/// The model of a recipe, with the vocabulary that its tokenizer has or will have.
+fn model_of(path: &Path) -> Result<Config> {
+    let recipe = Recipe::load(path, &[])?;
+    let vocab = inputs::recipe_vocab(&recipe)?;
+    Ok(train::model_config(&recipe.model, vocab, None, None)?)
 }
 
 fn print(lines: &[Measurement], json: bool) -> Result<()> {

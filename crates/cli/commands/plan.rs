@@ -1,14 +1,13 @@
 //! `slm plan`: what a run will take, before it begins.
 
 use crate::machine::MachineArguments;
-use crate::output;
+use crate::{inputs, output};
 use crate::progress::{bytes, duration};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use recipe::Recipe;
 use serde::Serialize;
 use std::path::PathBuf;
-use tokenizer::Tokenizer;
 use train::Plan;
 
 /// Parameters, operations, memory, disk and time of a run, before it begins
@@ -51,21 +50,10 @@ struct Planned<'a> {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
-    let vocab = vocab(&recipe)?;
+    let vocab = inputs::recipe_vocab(&recipe)?;
     let cpu = arguments.machine.open()?;
     let plan = train::plan(&cpu, &recipe, vocab, !arguments.no_probe)?;
     if arguments.json { output::json(&planned(&plan)) } else { print(&plan) }
-}
-
-/// The vocabulary that the model will have: its own, or that of the tokenizer that is named or will be trained.
-fn vocab(recipe: &Recipe) -> Result<usize> {
-    if recipe.model.vocab > 0 {
-        return Ok(recipe.model.vocab);
-    }
-    match (&recipe.tokenizer.path, recipe.tokenizer.train_vocab) {
-        (Some(path), _) => Ok(Tokenizer::load(path)?.vocab_size()),
-        (None, vocab) => vocab.context("the recipe names no tokenizer"),
-    }
 }
 
 fn planned(plan: &Plan) -> Planned<'_> {
