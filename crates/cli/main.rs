@@ -15,12 +15,12 @@ mod quickstart;
 mod signals;
 mod training;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// The whole life of a small language model: text, tokens, pretraining, finetuning, evaluation, speculative decoding.
 #[derive(Parser)]
-#[command(name = "slm", version = machine::version(), propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "slm", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -52,7 +52,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().version(machine::version()).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     output::start_logging();
     let done = match arguments.command {
         Command::Quickstart(arguments) => commands::quickstart::run(arguments),

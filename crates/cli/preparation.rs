@@ -63,7 +63,8 @@ pub(crate) fn shards(
 fn tokenizer(recipe: &Recipe, folder: &Path) -> Result<Tokenizer> {
     if let Some(path) = &recipe.tokenizer.path {
         let tokenizer = Tokenizer::load(path).context("tokenizer.path")?;
-        if !file::exists(folder) {
+        if !file::exists(&folder.join("tokenizer.json")) {
+            file::create_dir_all(folder)?;
             tokenizer.save(folder)?;
         }
         return Ok(tokenizer);
@@ -90,20 +91,11 @@ pub(crate) fn trained_tokenizer(choice: &TokenizerChoice, data: &Data, folder: &
     };
     let options = TrainOptions::new(kind, choice.train_vocab.unwrap_or(8192));
     let corpus = corpus_place();
-    let mut failed = None;
-    let mut texts = data::sample_texts(data, choice.train_bytes, Some(&corpus))?.map_while(|text| match text {
-        Ok(text) => Some(text),
-        Err(error) => {
-            failed = Some(error);
-            None
-        }
-    });
+    let mut texts = data::sample_texts(data, choice.train_bytes, Some(&corpus))?;
     let trained = tokenizer::train(&options, &mut texts, &|_| {});
-    drop(texts);
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
+    texts.finish()?;
     let trained = trained?;
+    file::create_dir_all(folder)?;
     trained.save(folder)?;
     file::write_bytes(&origin_file, origin.as_bytes())?;
     Ok(trained)

@@ -2,7 +2,7 @@
 
 use crate::preparation::Prepared;
 use anyhow::Result;
-use cpu::Cpu;
+use cpu::{Cpu, ceiling};
 use recipe::{Precision, Recipe};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -40,8 +40,8 @@ pub(crate) fn run(
             decode: &|ids| tokenizer.decode_continuation(ids),
         },
         peak_flops: Some(match recipe.train.precision {
-            Precision::F32 => cpu.f32_flops(),
-            Precision::Bf16 => cpu.bf16_flops(),
+            Precision::F32 => ceiling::fma_flops(cpu.pool(), cpu.level()),
+            Precision::Bf16 => ceiling::bf16_flops(cpu.pool(), cpu.level()),
         }),
         allow_other_bits: options.allow_other_bits,
     };

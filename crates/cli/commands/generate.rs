@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use formats::file;
 use infer::{
-    AutoDrafter, Drafter, GenerateOptions, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome, SamplingOptions, Session,
+    AutoDrafter, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome, SamplingOptions, Session,
     StopReason, TokenEvent,
 };
 use model::Model;
@@ -121,12 +121,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         None => Some(inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?),
     };
     let draft = match &arguments.draft {
-        Some(path) => Some(load_draft(&cpu, &arguments, path, &target, tokenizer.as_ref())?),
+        Some(path) => Some(load_draft(&cpu, &arguments, path, tokenizer.as_ref())?),
         None => None,
     };
     let prompt = prompt_ids(&arguments, tokenizer.as_ref())?;
     let capacity = (prompt.len() + arguments.max_tokens).clamp(1, target.config.context);
-    let mut session = Session::new(&cpu, &target, capacity)?;
+    let precision = arguments.dtype.into();
+    let mut session = Session::with_cache_precision(&cpu, &target, capacity, precision)?;
     let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
     let options = options(&arguments, &target);
 
@@ -152,14 +153,13 @@ fn load_draft(
     cpu: &cpu::Cpu,
     arguments: &Arguments,
     path: &std::path::Path,
-    target: &Model,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Model> {
     let draft = inputs::load_model(cpu, path, arguments.dtype).context("the draft")?;
-    let hash = |tokenizer: &Tokenizer| tokenizer.hash().to_owned();
-    let own = tokenizer.map(hash);
-    let others = inputs::load_tokenizer(path, None).ok().as_ref().map(hash);
-    infer::check_vocabularies(target.config.vocab, own.as_deref(), draft.config.vocab, others.as_deref())?;
+    // Without a tokenizer on either side there is nothing to compare; the ids then speak for themselves.
+    if let (Some(own), Ok(others)) = (tokenizer, inputs::load_tokenizer(path, None)) {
+        infer::check_vocabularies(own, &others)?;
+    }
     Ok(draft)
 }
 
@@ -199,7 +199,11 @@ fn drafter<'b>(
     capacity: usize,
 ) -> Result<Option<Box<dyn Drafter + 'b>>> {
     let choice = arguments.speculate.unwrap_or(if draft.is_some() { Speculate::Draft } else { Speculate::Off });
-    let model = |draft: &'b Model| ModelDrafter::new(cpu, draft, vocab, capacity);
+    let model = |draft: &'b Model| -> Result<ModelDrafter<'b>, InferError> {
+        let capacity = capacity.min(draft.config.context);
+        let session = Session::with_cache_precision(cpu, draft, capacity, arguments.dtype.into())?;
+        Ok(ModelDrafter::from_session(session, vocab))
+    };
     Ok(match (choice, draft) {
         (Speculate::Off, _) => None,
         (Speculate::Draft, None) => bail!("--speculate draft needs a model to draft with; name one with --draft"),

@@ -3,10 +3,9 @@
 use crate::inputs::{self, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use formats::file;
-use infer::InferError;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -60,10 +59,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let logprobs = if arguments.rolling {
         infer::score_rolling(&cpu, &model, &ids, None, model.config.context)?
     } else {
-        infer::score(&cpu, &model, &ids).map_err(|error| match error {
-            InferError::TooLong { .. } => anyhow!("{error}; --rolling scores it in windows"),
-            other => other.into(),
-        })?
+        infer::score(&cpu, &model, &ids)?
     };
     let nats = -logprobs.iter().flatten().map(|&logprob| f64::from(logprob)).sum::<f64>();
     let scores = Scores {

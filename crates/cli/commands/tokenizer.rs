@@ -130,6 +130,7 @@ fn train(arguments: &Train) -> Result<()> {
         return Err(error.into());
     }
     let trained = trained?;
+    file::create_dir_all(&arguments.out)?;
     trained.save(&arguments.out)?;
     output::note(format!("{}: {} tokens, hash {}", arguments.out.display(), trained.vocab_size(), trained.hash()));
     Ok(())

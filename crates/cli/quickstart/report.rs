@@ -169,7 +169,7 @@ fn draw(curve: &Curve) -> Result<String> {
     }
     let margin = ((high - low) * 0.06).max(0.05);
     let mut svg = String::new();
-    let draw = || -> Result<(), Box<dyn std::error::Error>> {
+    let mut draw = || -> Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(&mut svg, (900, 320)).into_drawing_area();
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
