@@ -39,7 +39,7 @@ pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use guard::{Fault, Streak};
 pub use observer::{Event, Observer};
-pub use plan::{Disk, Memory, Plan, Probe, plan};
+pub use plan::{Disk, Memory, Plan, Probe, plan, time_steps};
 pub use schedule::learning_rate;
 pub use session::Summary;
 pub use shape::{batch_shape, model_config, steps};

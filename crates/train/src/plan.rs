@@ -7,7 +7,7 @@ use crate::{BatchShape, TrainError, shape};
 use backend::{Backend, Precision};
 use data::Sample;
 use model::cost::{self, Counts};
-use model::{Config, ModelError, Parameters, Source};
+use model::{Config, ModelError, Parameters, Scheme, Source};
 use recipe::Recipe;
 use serde::Serialize;
 use std::sync::atomic::AtomicBool;
@@ -200,6 +200,34 @@ fn measure(
         allocated_bytes: b.allocated_bytes() as u64,
         run_seconds: steps as f64 * step_seconds,
     }))
+}
+
+/// Seconds of each of `runs` optimizer steps of a model of `config` on random weights and made-up tokens, with the
+/// default optimizer; one more step comes before them, uncounted.
+///
+/// # Errors
+/// A config that is refused; no memory.
+pub fn time_steps(
+    b: &dyn Backend,
+    config: &Config,
+    batch: BatchShape,
+    precision: Precision,
+    runs: usize,
+) -> Result<Vec<f64>, TrainError> {
+    let weights = Parameters::initialize(b, config, Scheme::Gpt2, 0, precision)?;
+    let weights = Held::new(b, weights, Parameters::free);
+    let mut trainer = Trainer::new(b, weights, batch, &recipe::Optimizer::default(), false)?;
+    let data = made_up(config.vocab, BatchShape { micro_batch: batch.sequences, ..batch });
+    let never = AtomicBool::new(false);
+    let mut seconds = Vec::with_capacity(runs + 1);
+    for _ in 0..=runs {
+        let began = Instant::now();
+        _ = trainer.step(&data, 1e-5, &never);
+        b.sync();
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    seconds.remove(0);
+    Ok(seconds)
 }
 
 /// A micro-batch of ids that follow no pattern.
