@@ -30,17 +30,17 @@ pub(crate) fn corpus_place() -> CorpusPlace {
     CorpusPlace { lock: CARGO_LOCK.into(), cargo_home: env::cargo_home() }
 }
 
-/// Folder of a recipe's shards: its own, or `data` in the run folder.
+/// Folder of a recipe's tokenizer and shards: its own, or `data` in the run folder.
 pub(crate) fn data_folder(recipe: &Recipe, run: &Path) -> PathBuf {
     recipe.data.dir.clone().unwrap_or_else(|| run.join("data"))
 }
 
-/// Makes what is not there yet: the tokenizer in `data/tokenizer`, then the shards.
-pub(crate) fn prepare(recipe: &Recipe, data: &Path, threads: usize, stop: &AtomicBool) -> Result<Prepared> {
-    let tokenizer_folder = data.join("tokenizer");
+/// Makes what is not there yet: the tokenizer in `folder/tokenizer`, then the shards in `folder/tokens`.
+pub(crate) fn prepare(recipe: &Recipe, folder: &Path, threads: usize, stop: &AtomicBool) -> Result<Prepared> {
+    let (tokenizer_folder, data) = (folder.join("tokenizer"), folder.join("tokens"));
     let tokenizer = tokenizer(recipe, &tokenizer_folder)?;
-    let manifest = shards(&recipe.data, &tokenizer, data, threads, stop)?;
-    Ok(Prepared { data: data.to_owned(), tokenizer_folder, tokenizer, manifest })
+    let manifest = shards(&recipe.data, &tokenizer, &data, threads, stop)?;
+    Ok(Prepared { data, tokenizer_folder, tokenizer, manifest })
 }
 
 /// The shards of `data` in `folder`, made unless they are there.
