@@ -49,7 +49,8 @@ fn crates_import_only_what_they_may() {
         if package.name == "slm" {
             continue;
         }
-        let edges = allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} is a room without edges", package.name));
+        let edges =
+            allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} is a room without edges", package.name));
         for dependency in &package.dependencies {
             let normal = dependency.kind == cargo_metadata::DependencyKind::Normal;
             if normal && ours.contains(&dependency.name) {
@@ -70,7 +71,10 @@ fn unsafe_stands_in_two_rooms_only() {
     for (name, text) in rust_files() {
         let allowed = name.starts_with("crates/cpu/") || name == "crates/formats/src/file.rs";
         let uses = text.lines().any(|line| !line.trim_start().starts_with("//") && has_word(line, "unsafe"));
-        assert!(allowed || !uses, "{name}: unsafe code lives in `cpu` and in the one function of `formats::file` that maps a file");
+        assert!(
+            allowed || !uses,
+            "{name}: unsafe code lives in `cpu` and in the one function of `formats::file` that maps a file"
+        );
     }
 }
 
@@ -83,7 +87,8 @@ fn files_can_be_read_in_one_sitting() {
     let mut long = Vec::new();
     for (name, text) in rust_files() {
         let before_tests = text.split("#[cfg(test)]").next().unwrap_or(&text);
-        let code = before_tests.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();
+        let code =
+            before_tests.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("//")).count();
         if code > FILE_LINES && !name.contains("/tests") {
             long.push(format!("{name}: {code} lines of code"));
         }
@@ -103,7 +108,8 @@ fn functions_do_one_thing() {
             }
             let indent = line.len() - line.trim_start().len();
             let close = format!("{}}}", " ".repeat(indent));
-            let signature_ends = lines[start..].iter().position(|line| line.trim_end().ends_with(['{', ';', '}'])).unwrap_or(0);
+            let signature_ends =
+                lines[start..].iter().position(|line| line.trim_end().ends_with(['{', ';', '}'])).unwrap_or(0);
             if lines[start + signature_ends].trim_end().ends_with(['}', ';']) {
                 continue;
             }
@@ -118,7 +124,8 @@ fn functions_do_one_thing() {
 
 fn is_function_start(line: &str) -> bool {
     let line = line.trim_start();
-    let line = ["pub(crate) ", "pub(super) ", "pub "].iter().find_map(|prefix| line.strip_prefix(prefix)).unwrap_or(line);
+    let line =
+        ["pub(crate) ", "pub(super) ", "pub "].iter().find_map(|prefix| line.strip_prefix(prefix)).unwrap_or(line);
     ["fn ", "const fn ", "unsafe fn ", "async fn "].iter().any(|start| line.starts_with(start))
 }
 

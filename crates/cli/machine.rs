@@ -25,7 +25,9 @@ impl MachineArguments {
 }
 
 fn forced_level() -> Result<Option<Level>> {
-    env::get(env::SLM_CPU).map(|name| Level::parse(&name).with_context(|| format!("{}={name}", env::SLM_CPU))).transpose()
+    env::get(env::SLM_CPU)
+        .map(|name| Level::parse(&name).with_context(|| format!("{}={name}", env::SLM_CPU)))
+        .transpose()
 }
 
 /// What `slm --version` prints: the release and the level it would compute at.

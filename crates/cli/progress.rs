@@ -152,7 +152,17 @@ impl TrainView {
                     bar.set_position(*step);
                 }
             }
-            Event::Step { step, of, loss, learning_rate, gradient_norm, seconds, tokens_per_second, peak_share, .. } => {
+            Event::Step {
+                step,
+                of,
+                loss,
+                learning_rate,
+                gradient_norm,
+                seconds,
+                tokens_per_second,
+                peak_share,
+                ..
+            } => {
                 let pace = self.pace.map_or(*seconds, |pace| 0.9 * pace + 0.1 * seconds);
                 self.pace = Some(pace);
                 let share = peak_share.map_or(String::new(), |share| format!(" ({:.0} % of peak)", 100.0 * share));

@@ -60,8 +60,7 @@ pub fn verify(
                 session.extend(&ids[DEPTH..DEPTH + rows]).map(drop)
             })
         })?;
-        let milliseconds =
-            Statistics { median: 1e3 / passes.median, min: 1e3 / passes.max, max: 1e3 / passes.min };
+        let milliseconds = Statistics { median: 1e3 / passes.median, min: 1e3 / passes.max, max: 1e3 / passes.min };
         let shape = format!("{rows} rows at depth {DEPTH}");
         let mut line = Measurement::new(cpu, "verify", shape, name(precision), "ms", runs, milliseconds, None);
         let least = 1e3 / ceilings.by_reading(bytes_read(model, precision, DEPTH)).value;
@@ -92,4 +91,3 @@ pub(crate) fn name(precision: Precision) -> &'static str {
         Precision::Bf16 => "bf16",
     }
 }
-

@@ -83,8 +83,7 @@ fn product(
         ceilings.by_arithmetic(precision, flops)
     };
     let shape = format!("{rows} × {inputs} → {outputs}");
-    let mut line =
-        Measurement::new(cpu, what, shape, name(precision), "products/s", runs, statistics, Some(ceiling));
+    let mut line = Measurement::new(cpu, what, shape, name(precision), "products/s", runs, statistics, Some(ceiling));
     if rows > 1 {
         in_gigaflops(&mut line, flops);
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use formats::file;
 use infer::{
-    AutoDrafter, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome, SamplingOptions, Session,
-    StopReason, TokenEvent,
+    AutoDrafter, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome,
+    SamplingOptions, Session, StopReason, TokenEvent,
 };
 use model::Model;
 use serde::Serialize;
@@ -131,7 +131,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
     let options = options(&arguments, &target);
 
-    let mut printer = Printer { decoder: tokenizer.as_ref().map(Tokenizer::stream_continuation), text: String::new(), quiet: arguments.json };
+    let mut printer = Printer {
+        decoder: tokenizer.as_ref().map(Tokenizer::stream_continuation),
+        text: String::new(),
+        quiet: arguments.json,
+    };
     let mut failed = None;
     let outcome = infer::generate(&mut session, drafter.as_deref_mut(), &prompt, &options, &mut |token| {
         printer.token(token).map_or_else(
@@ -185,7 +189,9 @@ fn prompt_ids(arguments: &Arguments, tokenizer: Option<&Tokenizer>) -> Result<Ve
     };
     match tokenizer.bos().or(tokenizer.eos()) {
         Some(bos) if wanted => ids.insert(0, bos),
-        None if arguments.bos == Bos::Always => bail!("--bos always: this tokenizer has no beginning-of-sequence token"),
+        None if arguments.bos == Bos::Always => {
+            bail!("--bos always: this tokenizer has no beginning-of-sequence token")
+        }
         _ => {}
     }
     Ok(ids)

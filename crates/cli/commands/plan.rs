@@ -1,8 +1,8 @@
 //! `slm plan`: what a run will take, before it begins.
 
 use crate::machine::MachineArguments;
-use crate::{inputs, output};
 use crate::progress::{bytes, duration};
+use crate::{inputs, output};
 use anyhow::Result;
 use clap::Args;
 use recipe::Recipe;

@@ -202,7 +202,8 @@ fn decode(arguments: &Use) -> Result<()> {
     };
     convert(arguments, |line, _| {
         if !arguments.jsonl {
-            let ids: Vec<u32> = serde_json::from_str(line).context("not a JSON array of token ids such as [1, 15043]")?;
+            let ids: Vec<u32> =
+                serde_json::from_str(line).context("not a JSON array of token ids such as [1, 15043]")?;
             return text(&ids);
         }
         let ids: Ids = serde_json::from_str(line).context("not a JSON object with \"ids\"")?;

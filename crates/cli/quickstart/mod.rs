@@ -105,7 +105,8 @@ impl Life<'_> {
         self.budget.begin("tokenizer");
         let folder = out.join("tokenizer");
         let choice = recipes::tokenizer(self.options.minutes);
-        let tokenizer = preparation::trained_tokenizer(&choice, &corpora.both(), &folder).map_err(Self::name_the_flags)?;
+        let tokenizer =
+            preparation::trained_tokenizer(&choice, &corpora.both(), &folder).map_err(Self::name_the_flags)?;
         self.budget.end(&format!("{} tokens", tokenizer.vocab_size()));
 
         self.budget.begin("prepare");
@@ -240,11 +241,17 @@ impl Life<'_> {
         Ok((folder, gguf))
     }
 
-    fn generate(&mut self, target: &Trained, draft: &Trained, texts: &Texts) -> Result<(summary::Speculation, Vec<Sample>)> {
+    fn generate(
+        &mut self,
+        target: &Trained,
+        draft: &Trained,
+        texts: &Texts,
+    ) -> Result<(summary::Speculation, Vec<Sample>)> {
         self.budget.begin("generate");
         let tokenizer = &texts.code.tokenizer;
         let load = |path: &Path| inputs::load_model(self.cpu, path, inputs::Dtype::Bf16);
-        let models = speculation::Pair { base: load(&target.base)?, target: load(&target.code)?, draft: load(&draft.code)? };
+        let models =
+            speculation::Pair { base: load(&target.base)?, target: load(&target.code)?, draft: load(&draft.code)? };
         let (speculation, samples) = speculation::compare(self.cpu, &models, tokenizer)?;
         models.free(self.cpu);
         self.budget.end(&format!(

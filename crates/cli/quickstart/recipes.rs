@@ -174,9 +174,6 @@ pub(super) fn what_next(summary: &Summary, gguf: &Path, out: &Path) -> Vec<(Stri
             format!("llama-cli -m {} -p 'fn main() {{' --temp 0", gguf.display()),
             "Run the same model in llama.cpp:".into(),
         ),
-        (
-            "slm train recipes/laptop.toml".into(),
-            "Train a larger one, in an hour, whose text reads as English:".into(),
-        ),
+        ("slm train recipes/laptop.toml".into(), "Train a larger one, in an hour, whose text reads as English:".into()),
     ]
 }

@@ -108,8 +108,7 @@ fn write(
     ids.splice(0..0, tokenizer.eos());
     let capacity = (ids.len() + TOKENS).min(model.config.context);
     let mut session = Session::new(cpu, model, capacity)?;
-    let mut drafter =
-        draft.map(|draft| ModelDrafter::new(cpu, draft, model.config.vocab, capacity)).transpose()?;
+    let mut drafter = draft.map(|draft| ModelDrafter::new(cpu, draft, model.config.vocab, capacity)).transpose()?;
     let options = GenerateOptions {
         max_tokens: TOKENS,
         stop: model.config.eos.clone(),
