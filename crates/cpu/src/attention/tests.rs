@@ -1,6 +1,7 @@
 use super::*;
 use crate::test_data::{bits, floats, pools};
 use backend::Precision;
+use proptest::prelude::*;
 
 const SHAPES: [Heads; 5] = [
     Heads { heads: 2, kv_heads: 2, head_dim: 64 },
@@ -51,6 +52,33 @@ fn levels_threads_and_splits_return_the_same_bits() {
                     }
                 }
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Any shape and any mask: each level, on two threads, returns the bits of the scalar level on one.
+    #[test]
+    fn shapes_and_masks_do_not_matter(
+        kv_heads in 1usize..3,
+        group in 1usize..4,
+        half in 1usize..20,
+        batch in 1usize..3,
+        tokens in 1usize..140,
+        seed in 0u32..1000,
+    ) {
+        let heads = Heads { heads: kv_heads * group, kv_heads, head_dim: 2 * half };
+        let sequences = Sequences { batch, tokens };
+        let first = |row: usize| (row as u32).wrapping_mul(seed.wrapping_mul(2_654_435_761)) >> 7;
+        let first_key: Vec<u32> = (0..batch * tokens).map(|row| first(row) % (row % tokens + 1) as u32).collect();
+        let want = run(&Pool::new(1), Level::Scalar, sequences, heads, Some(&first_key));
+        let pool = Pool::new(2);
+        for level in crate::available() {
+            let got = run(&pool, level, sequences, heads, Some(&first_key));
+            prop_assert_eq!(bits(&got.out), bits(&want.out), "out {}", level);
+            prop_assert_eq!(bits(&got.d_qkv), bits(&want.d_qkv), "d_qkv {}", level);
         }
     }
 }
