@@ -47,6 +47,9 @@ struct Slot {
     ended: bool,
 }
 
+/// A block to be read: its task, its number in this run, the task's reader if it is open already.
+type Ticket = (usize, u64, Option<Box<dyn BlockReader>>);
+
 struct State<R> {
     next_task: usize,
     slots: VecDeque<Slot>,
@@ -142,7 +145,7 @@ impl<R: Send> Shared<'_, R> {
     }
 
     /// Waits for something to read; `None` when there is nothing any more.
-    fn take(&self) -> Option<(usize, u64, Option<Box<dyn BlockReader>>)> {
+    fn take(&self) -> Option<Ticket> {
         let mut state = self.lock();
         loop {
             if state.stopped {
@@ -173,7 +176,7 @@ impl<R: Send> Shared<'_, R> {
         }
     }
 
-    fn start(state: &mut State<R>, index: usize) -> (usize, u64, Option<Box<dyn BlockReader>>) {
+    fn start(state: &mut State<R>, index: usize) -> Ticket {
         state.held_bytes += BLOCK_BYTES * EXPANSION;
         if index == 0 {
             state.ahead += 1;

@@ -162,3 +162,66 @@ fn samples_are_windows_of_the_stream() {
     }
     assert_eq!(predicted + loader.tokens_left_out(), loader.train_tokens());
 }
+
+#[test]
+fn validation_predicts_every_token_once_in_one_order() {
+    let mut scene = Scene::new();
+    scene.file("a/a.jsonl", &dirty_lines(300)).file("b/b.txt", &[b'b'; 500]).file("c/c.txt", b"some text to train on");
+    scene.source("a", "a/*.jsonl");
+    scene.source("b", "b/*.txt").split = recipe::Split::Validation;
+    scene.source("c", "c/*.txt").split = recipe::Split::Train;
+    scene.prepare("out", 2).unwrap();
+    let loader = Loader::open(&scene.path("out"), &weights(&scene.data), 16, 1).unwrap();
+    let all: Vec<Sample> = loader.validation_samples(0).collect::<Result<_, _>>().unwrap();
+    assert_eq!(all.len() as u64, loader.validation_len(0));
+    let predicted: usize = all.iter().map(|sample| sample.targets().len()).sum();
+    assert_eq!(predicted as u64, loader.manifest().tokens(Part::Validation) - 2); // the first of each source
+    assert!(all.iter().all(|sample| sample.tokens.len() >= 2));
+    let some: Vec<Sample> = loader.validation_samples(64).collect::<Result<_, _>>().unwrap();
+    assert_eq!(some.len(), 4);
+    assert!(some.iter().all(|sample| all.contains(sample)));
+    assert_eq!(some, loader.validation_samples(64).collect::<Result<Vec<_>, _>>().unwrap());
+    assert!(unigram_entropy(&scene.path("out"), Part::Validation).unwrap() > 0.5);
+}
+
+#[test]
+fn weights_mix_sources_and_unfit_tokenizers_are_refused() {
+    let mut scene = Scene::new();
+    scene.data.validation_fraction = 0.0;
+    scene.file("a/a.txt", &[b'a'; 2000]).file("b/b.txt", &[b'b'; 200]);
+    scene.source("a", "a/*.txt").weight = 1.0;
+    scene.source("b", "b/*.txt").weight = 3.0;
+    let manifest = scene.prepare("out", 2).unwrap();
+    let open = |sequence| Loader::open(&scene.path("out"), &weights(&scene.data), sequence, 1);
+    let loader = open(16).unwrap();
+    let from_b = (0..400).filter(|&index| loader.draw(index).source == 1).count();
+    assert_eq!(from_b, 300);
+    assert!(loader.sample(1_000_000).unwrap().tokens.iter().all(|&id| id < 257));
+    let message = open(300).unwrap_err().to_string();
+    assert!(message.contains("b has 201 training tokens"), "{message}");
+    manifest.check(bytes_tokenizer().hash(), 257).unwrap();
+    let message = manifest.check("another", 257).unwrap_err().to_string();
+    assert!(message.contains("`tokenizer_hash`") && message.contains("another"), "{message}");
+    let message = manifest.check(bytes_tokenizer().hash(), 256).unwrap_err().to_string();
+    assert!(message.contains("`vocab` is 257"), "{message}");
+}
+
+#[test]
+fn damaged_manifests_are_refused() {
+    let mut scene = Scene::new();
+    scene.file("a.txt", b"a text");
+    scene.source("s", "a.txt").split = recipe::Split::Train;
+    scene.prepare("out", 1).unwrap();
+    let bytes = file::read(&scene.path("out/manifest.json"), 1 << 20).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let told = |text: &str| Manifest::from_bytes(text.as_bytes()).unwrap_err().to_string();
+    assert!(told(&text[..100]).contains("not a manifest"));
+    assert!(told(&text.replacen("\"version\": 1", "\"version\": 9", 1)).contains("version 9"));
+    assert!(told(&text.replacen("\"documents\": 1", "\"documents\": 2", 1)).contains("documents is 2, but 1"));
+    assert!(told(&text.replacen("s/train-00000.bin", "../train-00000.bin", 1)).contains("not a path below"));
+    for end in (0..text.len()).step_by(7) {
+        assert!(Manifest::from_bytes(&text.as_bytes()[..end]).is_err());
+    }
+    file::remove_file(&scene.path("out/s/train-00000.bin")).unwrap();
+    assert!(Manifest::load(&scene.path("out")).unwrap_err().to_string().contains("train-00000.bin"));
+}
