@@ -312,7 +312,7 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let block = std::mem::replace(&mut self.block, Aligned::empty());
+        let block = std::mem::take(&mut self.block);
         self.home.blocks.lock().unwrap_or_else(PoisonError::into_inner).push(block);
     }
 }
@@ -362,7 +362,7 @@ mod tests {
         drop(slabs);
         let own = |(i, part): (usize, &Aligned<u32>)| part.iter().all(|&word| word == i as u32 + 1);
         assert!(parts.iter().enumerate().all(own));
-        assert!(parts.iter().all(|part| part.as_ptr() as usize % LINE_BYTES == 0));
+        assert!(parts.iter().all(|part| (part.as_ptr() as usize).is_multiple_of(LINE_BYTES)));
     }
 
     #[test]
