@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Name of the file of steps and evaluations in a run folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
-/// Name of the file of durations in a run folder.
+/// Name of the file of durations in a run folder; a step that was done again after a kill is in it twice.
 pub const TIMING_FILE: &str = "timing.jsonl";
 /// Name of the file for people in a run folder.
 pub const LOG_FILE: &str = "log.txt";
@@ -118,6 +118,10 @@ impl Journal {
         let path = folder.join(METRICS_FILE);
         let metrics = file::open_append(&path)?;
         let found = file::size_bytes(&path)?;
+        if found < metrics_bytes {
+            let path = path.display();
+            tracing::warn!("{path}: shorter than when the checkpoint was written; some steps are missing from it");
+        }
         let metrics_bytes = metrics_bytes.min(found);
         if found > metrics_bytes {
             metrics.truncate(metrics_bytes)?;

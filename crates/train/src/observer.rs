@@ -51,7 +51,7 @@ pub enum Event<'a> {
         learning_rate: f64,
         /// Norm of the gradient before clipping.
         gradient_norm: f64,
-        /// Time from the end of the last step (or evaluation, or checkpoint) to the end of this one.
+        /// Time of the step, reading its samples included.
         seconds: f64,
         /// Training tokens per second of this step.
         tokens_per_second: f64,
