@@ -145,7 +145,7 @@ impl Life<'_> {
         let name = role.name();
         let base_recipe = recipes::pretraining(role, self.options);
         let base = self.train_run(&format!("pretrain {name}"), base_recipe, &texts.prose, role.pretrain_share())?;
-        let code_recipe = recipes::finetuning(role, self.options, &base);
+        let code_recipe = recipes::finetuning(self.options, &base);
         let code = self.train_run(&format!("finetune {name}"), code_recipe, &texts.code, role.finetune_share())?;
         Ok(Trained { base, code })
     }

@@ -13,7 +13,7 @@ pub(super) const SCHEME: Scheme = Scheme::Gpt2;
 const SEQUENCE: usize = 256;
 
 /// Tokens of an optimizer step: few, since a few minutes of training need many steps more than large batches.
-const BATCH_TOKENS: usize = 4096;
+const BATCH_TOKENS: usize = 2048;
 
 /// Which of the two models.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,16 +36,16 @@ impl Role {
     /// Share of all training time for pretraining.
     pub(super) fn pretrain_share(self) -> f64 {
         match self {
-            Self::Target => 0.50,
-            Self::Draft => 0.14,
+            Self::Target => 0.58,
+            Self::Draft => 0.10,
         }
     }
 
     /// Share of all training time for finetuning.
     pub(super) fn finetune_share(self) -> f64 {
         match self {
-            Self::Target => 0.26,
-            Self::Draft => 0.10,
+            Self::Target => 0.25,
+            Self::Draft => 0.07,
         }
     }
 
@@ -117,11 +117,11 @@ impl Corpora {
 /// A model from nothing, on prose.
 pub(super) fn pretraining(role: Role, options: &Options) -> Recipe {
     let corpora = Corpora::new(options);
-    recipe(options, role.shape(options.minutes), corpora.prose, 6e-3)
+    recipe(options, role.shape(options.minutes), corpora.prose, 5e-3)
 }
 
 /// The model at `base` on code, with a fresh optimizer.
-pub(super) fn finetuning(_role: Role, options: &Options, base: &Path) -> Recipe {
+pub(super) fn finetuning(options: &Options, base: &Path) -> Recipe {
     let corpora = Corpora::new(options);
     let shape = ModelShape { from: Some(base.to_owned()), ..ModelShape::default() };
     recipe(options, shape, corpora.code, 3e-3)

@@ -5,21 +5,21 @@ use super::summary::Speculation;
 use anyhow::Result;
 use backend::Backend;
 use cpu::Cpu;
-use infer::{Drafter, GenerateOptions, ModelDrafter, Outcome, Session};
+use infer::{Drafter, GenerateOptions, ModelDrafter, Outcome, SamplingOptions, Session};
 use model::Model;
 use std::ops::ControlFlow;
 use tokenizer::Tokenizer;
 
 /// Code to continue, for the finetuned model.
 const CODE_PROMPTS: [&str; 4] = [
-    "/// Returns the number of\npub fn ",
-    "impl std::fmt::Display for ",
-    "#[test]\nfn ",
-    "use std::collections::HashMap;\n\nfn main() {\n    let mut ",
+    "/// Returns the number of bytes.\npub fn len(&self)",
+    "impl fmt::Display for Error {\n",
+    "#[cfg(test)]\nmod tests {\n",
+    "use std::collections::HashMap;\n\nfn main() {\n    let mut",
 ];
 
 /// Prose to continue, for the base model.
-const PROSE_PROMPT: &str = "This crate provides ";
+const PROSE_PROMPT: &str = "This crate provides";
 
 /// Tokens that are generated for each prompt.
 const TOKENS: usize = 96;
@@ -75,16 +75,26 @@ impl Totals {
 pub(super) fn compare(cpu: &Cpu, models: &Pair, tokenizer: &Tokenizer) -> Result<(Speculation, Vec<Sample>)> {
     let (mut plain, mut drafted) = (Totals::default(), Totals::default());
     let mut samples = Vec::new();
-    let (_, prose) = write(cpu, &models.base, None, tokenizer, PROSE_PROMPT)?;
-    samples.push(Sample { model: "Base model, on prose".into(), prompt: PROSE_PROMPT.into(), pieces: prose });
+    let drawn = SamplingOptions { temperature: 0.7, top_p: 0.95, ..SamplingOptions::default() };
+    let (_, prose) = write(cpu, &models.base, None, tokenizer, PROSE_PROMPT, drawn)?;
+    samples.push(Sample {
+        model: "Base model, on prose (temperature 0.7)".into(),
+        prompt: PROSE_PROMPT.into(),
+        pieces: prose,
+    });
+    let greedy = SamplingOptions::default();
     let mut identical = true;
     for prompt in CODE_PROMPTS {
-        let (alone, _) = write(cpu, &models.target, None, tokenizer, prompt)?;
-        let (paired, pieces) = write(cpu, &models.target, Some(&models.draft), tokenizer, prompt)?;
+        let (alone, _) = write(cpu, &models.target, None, tokenizer, prompt, greedy)?;
+        let (paired, pieces) = write(cpu, &models.target, Some(&models.draft), tokenizer, prompt, greedy)?;
         identical &= alone.ids == paired.ids;
         plain.add(&alone);
         drafted.add(&paired);
-        samples.push(Sample { model: "Finetuned model, with its draft".into(), prompt: prompt.into(), pieces });
+        samples.push(Sample {
+            model: "Finetuned model, with its draft (greedy)".into(),
+            prompt: prompt.into(),
+            pieces,
+        });
     }
     let speculation = Speculation {
         plain_tokens_per_second: plain.tokens_per_second(),
@@ -96,13 +106,14 @@ pub(super) fn compare(cpu: &Cpu, models: &Pair, tokenizer: &Tokenizer) -> Result
     Ok((speculation, samples))
 }
 
-/// Continues a prompt greedily; the pieces of text say whether the draft proposed them.
+/// Continues a prompt; the pieces of text say whether the draft proposed them.
 fn write(
     cpu: &Cpu,
     model: &Model,
     draft: Option<&Model>,
     tokenizer: &Tokenizer,
     prompt: &str,
+    sampling: SamplingOptions,
 ) -> Result<(Outcome, Vec<(String, bool)>)> {
     let mut ids = tokenizer.encode(prompt);
     ids.splice(0..0, tokenizer.eos());
@@ -112,6 +123,7 @@ fn write(
     let options = GenerateOptions {
         max_tokens: TOKENS,
         stop: model.config.eos.clone(),
+        sampling,
         draft_length: DRAFT_LENGTH,
         ..GenerateOptions::default()
     };
