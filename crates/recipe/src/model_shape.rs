@@ -48,7 +48,7 @@ pub enum Init {
     Amd,
     /// N(0, 0.02); projections into the residual stream divided by √(2·layers).
     Gpt2,
-    /// N(0, 1/√width) everywhere. SmolLM's.
+    /// N(0, 1/√width), residual projections divided by √(2·layers), as nanotron does. SmolLM's.
     Smollm,
     /// N(0, `init_std`) everywhere.
     Normal,
