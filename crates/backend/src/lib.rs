@@ -231,8 +231,8 @@ pub trait Backend: Send + Sync {
     /// `out[r] = table[ids[r]]`. A trainable table gives its master's floats, unrounded.
     fn embed(&self, out: Buf, ids: Buf, table: Matrix, rows: usize);
 
-    /// `g_table[ids[r]] += d_out[r]`, rows ascending.
-    fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, rows: usize);
+    /// `g_table[ids[r]] += d_out[r]`, rows of `width` floats, ascending.
+    fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, width: usize, rows: usize);
 
     /// `out[r] = x[r] · rstd[r] ⊙ weight`, `rstd[r] = 1 / √(mean(x[r]²) + epsilon)`; the width is `len(weight)`.
     fn rmsnorm(&self, out: Buf, rstd: Buf, x: Buf, weight: Buf, epsilon: f32, rows: usize);

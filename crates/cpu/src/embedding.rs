@@ -8,10 +8,17 @@ use crate::simd::{LANES, Simd, at_every_level, blocks};
 use crate::split::over_grains;
 use crate::{Level, Pool};
 
-/// `g_table[ids[r]] += d_out[r]`, rows ascending. `d_out` is exactly `rows` rows: its length tells the width.
-pub(crate) fn embed_backward(pool: &Pool, level: Level, g_table: &mut [f32], d_out: &[f32], ids: &[u32], rows: usize) {
-    let width = d_out.len() / rows.max(1);
-    assert_eq!(d_out.len(), rows * width, "gradient of {rows} rows");
+/// `g_table[ids[r]] += d_out[r]`, rows of `width` floats, ascending.
+pub(crate) fn embed_backward(
+    pool: &Pool,
+    level: Level,
+    g_table: &mut [f32],
+    d_out: &[f32],
+    ids: &[u32],
+    width: usize,
+    rows: usize,
+) {
+    assert!(d_out.len() >= rows * width && g_table.len().is_multiple_of(width), "rows of {width} floats");
     let table = Disjoint::new(g_table);
     over_grains(pool, width, LANES, rows * width, &|columns| {
         for (&id, d_out) in ids[..rows].iter().zip(d_out.chunks_exact(width)) {
@@ -56,7 +63,7 @@ mod tests {
             for pool in pools() {
                 for level in crate::available() {
                     let mut g = start.clone();
-                    embed_backward(&pool, level, &mut g, &d_out, &ids, rows);
+                    embed_backward(&pool, level, &mut g, &d_out, &ids, width, rows);
                     assert_eq!(bits(&g), bits(&want), "{level:?} {width}");
                 }
             }

@@ -243,11 +243,11 @@ impl Backend for Cpu {
         state.buffers.put(out, floats);
     }
 
-    fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, rows: usize) {
+    fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, width: usize, rows: usize) {
         let mut state = self.state();
         let mut g = state.buffers.take(g_table);
         let (d_out, ids) = (state.buffers.floats(d_out), state.buffers.ids(ids));
-        embedding::embed_backward(&self.pool, self.level, &mut g, d_out, ids, rows);
+        embedding::embed_backward(&self.pool, self.level, &mut g, d_out, ids, width, rows);
         state.buffers.put(g_table, g);
     }
 

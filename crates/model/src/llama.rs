@@ -105,7 +105,7 @@ pub fn loss_and_gradients(
     for ((w, g), a) in model.blocks.iter().zip(&g.blocks).zip(&acts.blocks).rev() {
         block_backward(b, w, g, a, d, pass, batch);
     }
-    b.embed_backward(g.embedding, d.stream, batch.ids, n);
+    b.embed_backward(g.embedding, d.stream, batch.ids, model.config.width, n);
     acts.losses
 }
 

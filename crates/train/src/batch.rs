@@ -67,8 +67,7 @@ pub(crate) struct Part<'a> {
 /// Writes rows to the buffers of a micro-batch. Where they fill its beginning only, the rest keeps the ids that it has
 /// and gets no targets: no loss, and gradients of exactly 0.
 ///
-/// A batch is always of its full size, because a backend cannot tell the width of a gradient that fills the beginning
-/// of its buffer only ([`Backend::embed_backward`]).
+/// A batch is always of its full size, so that every pass has the shape that was planned.
 pub(crate) fn write_part(b: &dyn Backend, batch: &llama::Batch, targets: Buf, part: Part<'_>) {
     b.write_ids(batch.ids, 0, part.ids);
     b.write_ids(targets, 0, part.targets);

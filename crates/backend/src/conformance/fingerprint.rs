@@ -42,7 +42,7 @@ fn elementwise(b: &dyn Backend, all: &mut Vec<(String, u64)>) {
     b.swiglu_backward(d_x, out, x, width / 2, ROWS);
     all.push(("swiglu_backward".into(), hash(&lab.read(d_x, len))));
     let (ids, table) = (lab.ids(&random_ids(5, ROWS, 20)), lab.floats(&random(6, 20 * width)));
-    b.embed_backward(table, d_out, ids, ROWS);
+    b.embed_backward(table, d_out, ids, width, ROWS);
     all.push(("embed_backward".into(), hash(&lab.read(table, 20 * width))));
     let (m, v) = (lab.floats(&vec![0.1; len]), lab.floats(&vec![0.2; len]));
     let step = AdamW {

@@ -40,7 +40,7 @@ fn embedding_gradients_are_added(b: &dyn Backend) {
     let lab = Lab::new(b);
     let (ids, d_out, start) = (random_ids(1, rows, vocab as u32), random(2, rows * width), random(3, vocab * width));
     let g = lab.floats(&start);
-    b.embed_backward(g, lab.floats(&d_out), lab.ids(&ids), rows);
+    b.embed_backward(g, lab.floats(&d_out), lab.ids(&ids), width, rows);
     let mut want = start;
     for (&id, d) in ids.iter().zip(d_out.chunks(width)) {
         want[id as usize * width..][..width].iter_mut().zip(d).for_each(|(g, d)| *g += d);
