@@ -2,7 +2,7 @@
 
 use crate::decode::name;
 use crate::measure::{Measurement, Statistics, rate};
-use crate::{BenchError, Ceilings};
+use crate::{BenchError, Ceiling, Ceilings};
 use backend::{Backend, Element, Precision, Rows};
 use cpu::{Cpu, ceiling};
 
@@ -77,8 +77,10 @@ fn product(
     cpu.free_matrix(matrix);
     [master, x, out].into_iter().for_each(|buf| cpu.free(buf));
     let ceiling = if rows == 1 {
-        let bytes = (outputs * inputs * if precision == Precision::F32 { 4 } else { 2 }) as f64;
-        ceilings.by_reading(bytes)
+        // The matrix is read again and again, so it is the bandwidth of its own size that limits it.
+        let bytes = outputs * inputs * if precision == Precision::F32 { 4 } else { 2 };
+        let bandwidth = ceiling::read_bandwidth(cpu.pool(), bytes);
+        Ceiling { value: bandwidth / bytes as f64, by: format!("reading {:.1} GB/s", bandwidth / 1e9) }
     } else {
         ceilings.by_arithmetic(precision, flops)
     };
