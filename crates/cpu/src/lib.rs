@@ -26,6 +26,7 @@ mod reduce;
 mod rope;
 mod simd;
 mod split;
+mod table;
 #[cfg(test)]
 mod test_data;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use kv_cache::KvStore;
 use matrix::Weights;
 use memory::{Arena, Scratch, Slabs};
 use std::sync::{Mutex, MutexGuard};
+use table::Table;
 
 /// Floats that one thread fills or copies at a time.
 const CHUNK: usize = 1 << 16;
@@ -63,42 +65,6 @@ struct State {
     buffers: Arena,
     matrices: Table<Weights>,
     caches: Table<KvStore>,
-}
-
-/// Things named by numbers, which are used again.
-struct Table<T>(Vec<Option<T>>);
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> Table<T> {
-    fn add(&mut self, item: T) -> u32 {
-        let index = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
-        if index == self.0.len() {
-            self.0.push(None);
-        }
-        self.0[index] = Some(item);
-        u32::try_from(index).expect("no machine holds four billion matrices")
-    }
-
-    fn get(&self, index: usize) -> &T {
-        self.0[index].as_ref().expect("the handle was given back")
-    }
-
-    fn get_mut(&mut self, index: usize) -> &mut T {
-        self.0[index].as_mut().expect("the handle was given back")
-    }
-
-    fn remove(&mut self, index: usize) {
-        self.0[index].take().expect("the handle was given back");
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().flatten()
-    }
 }
 
 impl Cpu {
@@ -239,7 +205,7 @@ impl Backend for Cpu {
         let table = state.matrices.get(table.index());
         let ids = &state.buffers.ids(ids)[..rows];
         let master = table.training.as_ref().map(|training| state.buffers.floats(training.master));
-        embedding_rows(&self.pool, &mut floats, ids, table, master);
+        table.embed(&self.pool, &mut floats, ids, master);
         state.buffers.put(out, floats);
     }
 
@@ -475,23 +441,4 @@ impl Backend for Cpu {
         b.put(m, m_floats);
         b.put(v, v_floats);
     }
-}
-
-/// `out[r] = table[ids[r]]`: of the master where there is one, else unpacked.
-fn embedding_rows(pool: &Pool, out: &mut [f32], ids: &[u32], table: &Weights, master: Option<&[f32]>) {
-    const ROWS: usize = 16;
-    let width = table.cols;
-    if width == 0 {
-        return;
-    }
-    pool.for_each_chunk(&mut out[..ids.len() * width], ROWS * width, |index, chunk| {
-        for (out, &id) in chunk.chunks_exact_mut(width).zip(&ids[index * ROWS..]) {
-            let id = id as usize;
-            assert!(id < table.rows, "token {id} of a vocabulary of {}", table.rows);
-            match master {
-                Some(master) => out.copy_from_slice(&master[id * width..][..width]),
-                None => table.forward.row(id, out),
-            }
-        }
-    });
 }

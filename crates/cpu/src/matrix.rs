@@ -86,6 +86,26 @@ impl Weights {
         self.training.as_ref().expect("gradients need a matrix made by `trainable_matrix`")
     }
 
+    /// `out[r] = row ids[r]`: of the master where there is one, else unpacked.
+    pub(crate) fn embed(&self, pool: &Pool, out: &mut [f32], ids: &[u32], master: Option<&[f32]>) {
+        /// Rows that a thread looks up at a time.
+        const ROWS: usize = 16;
+        let width = self.cols;
+        if width == 0 {
+            return;
+        }
+        pool.for_each_chunk(&mut out[..ids.len() * width], ROWS * width, |index, chunk| {
+            for (out, &id) in chunk.chunks_exact_mut(width).zip(&ids[index * ROWS..]) {
+                let id = id as usize;
+                assert!(id < self.rows, "token {id} of a vocabulary of {}", self.rows);
+                match master {
+                    Some(master) => out.copy_from_slice(&master[id * width..][..width]),
+                    None => self.forward.row(id, out),
+                }
+            }
+        });
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.forward.bytes() + self.training.as_ref().map_or(0, |training| training.backward.bytes())
     }
