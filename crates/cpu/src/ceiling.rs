@@ -12,8 +12,6 @@ use std::time::Instant;
 const ROUNDS: usize = 5;
 /// Passes over the accumulators in a round: about 0.2 ms.
 const PASSES: usize = 20_000;
-/// Accumulators of the register loops: more than latency times throughput of any processor, all in registers.
-const CHAINS: usize = 24;
 
 /// f32 operations a second (a multiply-add is two) of all threads, in registers.
 pub fn fma_flops(pool: &Pool, level: Level) -> f64 {
@@ -119,9 +117,12 @@ fn dots(level: Level) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{CHAINS, PASSES};
+    use super::PASSES;
     use std::arch::x86_64::*;
     use std::hint::black_box;
+
+    /// Accumulators: more than latency times throughput of any processor, all in registers.
+    const CHAINS: usize = 24;
 
     /// A digest of all words, read four lines at a time, 4 KiB fetched ahead.
     #[target_feature(enable = "avx512f")]

@@ -93,6 +93,7 @@ impl fmt::Display for Level {
 
 /// All levels of this processor, the plainest first.
 pub fn available() -> Vec<Level> {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "there is but one"))]
     let mut levels = vec![Level::Scalar];
     #[cfg(target_arch = "x86_64")]
     {
