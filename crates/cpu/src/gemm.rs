@@ -34,7 +34,6 @@ pub(crate) use pack::{Panels, Right, panel_words};
 use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
-use backend::Precision;
 use pack::LeftForm;
 use std::ops::Range;
 
@@ -197,15 +196,15 @@ impl Job<'_> {
         unsafe {
             match (self.level, self.right.precision) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, Precision::Bf16) => avx512::dots(tile, out),
+                (Level::Avx512Bf16, backend::Precision::Bf16) => avx512::dots(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512, Precision::Bf16) => avx512::widened(tile, out),
+                (Level::Avx512, backend::Precision::Bf16) => avx512::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Bf16, Precision::F32) => avx512::singles(tile, out),
+                (Level::Avx512 | Level::Avx512Bf16, backend::Precision::F32) => avx512::singles(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, Precision::Bf16) => avx2::widened(tile, out),
+                (Level::Avx2, backend::Precision::Bf16) => avx2::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, Precision::F32) => avx2::singles(tile, out),
+                (Level::Avx2, backend::Precision::F32) => avx2::singles(tile, out),
                 (_, precision) => scalar::tile(tile, out, precision),
             }
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::memory::Slabs;
+use backend::Precision;
 use proptest::prelude::*;
 
 /// Numbers that round to bf16 with ties and carries among them, from a small generator of its own.
