@@ -94,6 +94,7 @@ fn print(plan: &Plan) -> Result<()> {
         ("moments", memory.moments),
         ("activations", memory.activations),
         ("batch", memory.batch),
+        ("scratch", memory.scratch),
     ] {
         output::line(format!("  {what:<14}{}", bytes(count)))?;
     }
