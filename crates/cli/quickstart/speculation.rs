@@ -125,7 +125,6 @@ fn write(
         stop: model.config.eos.clone(),
         sampling,
         draft_length: DRAFT_LENGTH,
-        ..GenerateOptions::default()
     };
     let mut decoder = tokenizer.stream_continuation();
     let mut pieces: Vec<(String, bool)> = Vec::new();
