@@ -120,12 +120,8 @@ fn write(
     let capacity = (ids.len() + TOKENS).min(model.config.context);
     let mut session = Session::new(cpu, model, capacity)?;
     let mut drafter = draft.map(|draft| ModelDrafter::new(cpu, draft, model.config.vocab, capacity)).transpose()?;
-    let options = GenerateOptions {
-        max_tokens: TOKENS,
-        stop: model.config.eos.clone(),
-        sampling,
-        draft_length: DRAFT_LENGTH,
-    };
+    let options =
+        GenerateOptions { max_tokens: TOKENS, stop: model.config.eos.clone(), sampling, draft_length: DRAFT_LENGTH };
     let mut decoder = tokenizer.stream_continuation();
     let mut pieces: Vec<(String, bool)> = Vec::new();
     let drafter = drafter.as_mut().map(|drafter| drafter as &mut dyn Drafter);
