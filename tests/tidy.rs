@@ -69,7 +69,7 @@ fn crates_import_only_what_they_may() {
 #[test]
 fn unsafe_stands_in_two_rooms_only() {
     for (name, text) in rust_files() {
-        let allowed = name.starts_with("crates/cpu/") || name == "crates/formats/src/file.rs";
+        let allowed = name.starts_with("crates/cpu/") || name == "crates/formats/src/file/mapped.rs";
         let uses = text.lines().any(|line| !line.trim_start().starts_with("//") && has_word(line, "unsafe"));
         assert!(
             allowed || !uses,
@@ -99,7 +99,8 @@ fn files_can_be_read_in_one_sitting() {
 #[test]
 fn functions_do_one_thing() {
     let mut long = Vec::new();
-    for (name, text) in rust_files() {
+    // Tests are exempt, as in the rule above: a list of cases is not made clearer by cutting it.
+    for (name, text) in rust_files().into_iter().filter(|(name, _)| !name.contains("/tests")) {
         let before_tests = text.split("#[cfg(test)]").next().unwrap_or(&text);
         let lines = before_tests.lines().collect::<Vec<_>>();
         for (start, line) in lines.iter().enumerate() {

@@ -1,0 +1,1 @@
+//! What the program says: its help, and why it refuses.
