@@ -173,9 +173,10 @@ fn text_to_ids_and_back() {
 #[test]
 fn the_plan_knows_the_memory() {
     let lab = Lab::new();
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/tiny.toml");
     for precision in ["f32", "bf16"] {
         let set = format!("train.precision={precision:?}");
-        let plan = lab.json(&["plan", "recipe.toml", "--json", "--set", &set]);
+        let plan = lab.json(&["plan", tiny, "--json", "--set", &set]);
         let planned = plan["memory_bytes_total"].as_f64().expect("a number");
         let held = plan["probe"]["allocated_bytes"].as_f64().expect("a number");
         assert!((planned / held - 1.0).abs() < 0.05, "planned {planned}, held {held}");

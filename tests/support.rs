@@ -201,7 +201,8 @@ impl Lab {
     /// Whether two finished runs are the same to the bit.
     pub(crate) fn assert_same_run(&self, one: &str, other: &str) {
         let last = format!("checkpoints/step-{STEPS:08}");
-        for file in [format!("{last}/model.safetensors"), format!("{last}/optimizer.safetensors"), "metrics.jsonl".into()]
+        for file in
+            [format!("{last}/model.safetensors"), format!("{last}/optimizer.safetensors"), "metrics.jsonl".into()]
         {
             let same = self.read(&format!("{one}/{file}")) == self.read(&format!("{other}/{file}"));
             assert!(same, "{file} differs between {one} and {other}");

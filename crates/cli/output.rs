@@ -39,9 +39,14 @@ pub(crate) fn note(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
 }
 
-/// `error: …`, the causes after colons.
+/// `error: …`, the causes after colons, unless a message has told its cause already.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let sentence = format!("{error:#}");
+    let mut sentence = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
     let sentence = sentence.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let label = if colours() { "\x1b[1;31merror\x1b[0m" } else { "error" };
     note(format!("{label}: {sentence}"));

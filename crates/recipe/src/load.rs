@@ -177,8 +177,18 @@ fn syntax(file: &Path, text: &str, span: Option<std::ops::Range<usize>>, message
     RecipeError::Syntax { file: file.to_owned(), line, column, message: one_line(message) }
 }
 
+/// One line, in the words of a recipe instead of Rust's types.
 fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some((found, wanted)) = line.split_once(", expected ") else { return line };
+    let wanted = match wanted {
+        "u64" | "usize" | "u32" => "a whole number, 0 or more",
+        "f64" | "f32" => "a number",
+        "a boolean" | "bool" => "true or false",
+        "a string" => "text in quotes",
+        other => other,
+    };
+    format!("{found}, expected {wanted}")
 }
 
 /// `a.b=c` into the document. The value is TOML if it parses as such, a string otherwise.
