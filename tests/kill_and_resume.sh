@@ -13,6 +13,7 @@ steps=${STEPS:-20}
 state=${SEED:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'echo "stopped: ${equal:-0} bit-equal, ${run:-0} begun"; exit 1' INT TERM
 last=checkpoints/step-$(printf %08d "$steps")
 
 train() {

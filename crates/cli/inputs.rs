@@ -46,7 +46,14 @@ pub(crate) fn model_path(path: &Path) -> Result<PathBuf> {
 
 /// The model at `path` ([`model_path`]).
 pub(crate) fn load_model(b: &dyn Backend, path: &Path, dtype: Dtype) -> Result<Model> {
-    Ok(Model::load(b, &model_path(path)?, dtype.into())?)
+    let path = model_path(path)?;
+    if file::is_dir(&path) && !file::exists(&path.join("config.json")) {
+        bail!(
+            "{}: neither a run (no `checkpoints`) nor a Hugging Face model (no `config.json`); give another folder",
+            path.display()
+        );
+    }
+    Ok(Model::load(b, &path, dtype.into())?)
 }
 
 /// The tokenizer that comes with the model at `path`, or the one that was named instead.

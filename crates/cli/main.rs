@@ -29,14 +29,14 @@ struct Arguments {
 
 const AFTER_HELP: &str = "\
 Examples:
-  slm quickstart                                      watch a model being born, offline, in a few minutes
-  slm train recipes/tiny.toml --out runs/tiny         train from a recipe
+  slm quickstart                                  watch a model being born, offline
+  slm train recipes/tiny.toml --out runs/tiny     train from a recipe
   slm generate --model runs/tiny --prompt \"This crate\"
 
 Environment:
-  SLM_CPU=scalar|avx2|avx512   compute at this level instead of the best one
-  SLM_LOG=debug                more on stderr
-  NO_COLOR=1                   no colours";
+  SLM_CPU=scalar|avx2|avx512|avx512bf16   compute at this level instead of the best one
+  SLM_LOG=debug                           more on stderr
+  NO_COLOR=1                              no colours";
 
 #[derive(Subcommand)]
 enum Command {

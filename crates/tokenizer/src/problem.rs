@@ -220,7 +220,9 @@ pub enum Problem {
         spelling: String,
     },
     /// Nothing to train on.
-    #[error("no text to train on; check the globs of the recipe's sources")]
+    #[error(
+        "no text to train on; check the globs of the recipe's sources, and that `text` names the key or column of the text"
+    )]
     NoText,
 }
 
