@@ -171,7 +171,7 @@ fn models_are_refused_by_their_files() {
     let weights = lab.read("good/model.safetensors");
     lab.write("good/model.safetensors", &weights[..weights.len() / 2]);
     page.refused(&lab, "safetensors: half a file", &generate("good"));
-    lab.write("good/model.safetensors", &u64::MAX.to_le_bytes());
+    lab.write("good/model.safetensors", u64::MAX.to_le_bytes());
     page.refused(&lab, "safetensors: a header length that lies", &generate("good"));
     lab.write("good/model.safetensors", &weights);
     let config = String::from_utf8(lab.read("good/config.json")).expect("UTF-8");
