@@ -24,7 +24,7 @@ options = parser.parse_args()
 
 
 def wait_until_idle():
-    for _ in range(60):
+    for _ in range(12):
         if os.getloadavg()[0] < 0.5:
             return
         time.sleep(5)
