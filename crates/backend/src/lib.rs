@@ -115,7 +115,7 @@ pub struct EncodedRows<'a> {
 pub struct Description {
     /// `cpu`.
     pub name: String,
-    /// The dispatch level, for the CPU `scalar`, `avx2`, `avx512` or `amx`.
+    /// The dispatch level, for the CPU `scalar`, `avx2`, `avx512` or `avx512bf16`.
     pub level: String,
     /// Threads that compute.
     pub threads: usize,
