@@ -92,5 +92,5 @@ fn stories260k_is_read() {
     assert!(norm.iter().all(|v| (0.1..100.0).contains(v)), "{norm:?}");
     let tokenizer = TokBin::open(&tokenizer).unwrap();
     assert_eq!(tokenizer.pieces.len(), 512);
-    assert_eq!(tokenizer.pieces[261].bytes, b" t");
+    assert_eq!(tokenizer.pieces[259].bytes, b" t", "the first piece behind the 256 bytes");
 }
