@@ -257,7 +257,7 @@ fn safetensors_that_lie_are_refused() {
         ("beyond the end", one("F32", "[3]", "[0,12]")),
         ("bytes left over", one("F32", "[1]", "[0,4]")),
         ("gap", one("F32", "[1]", "[4,8]")),
-        ("overlap", two("[0,4]", "[0,4]")),
+        ("overlap", two("[0,4]", "[2,6]")),
         ("hole", two("[0,4]", "[8,12]")),
         ("ends near 2^64", tensors(&format!("{{{}}}", huge.join(",")), 8)),
         ("metadata", tensors(r#"{"__metadata__":{"a":1}}"#, 0)),

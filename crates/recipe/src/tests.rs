@@ -67,8 +67,8 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_known_one() {
 #[test]
 fn a_wrong_type_is_told_with_its_place() {
     let text = GOOD.replace("layers = 2", "layers = \"two\"");
-    insta::assert_snapshot!(refusal(&text, &[]), @r#"r.toml:4:10: invalid type: string "two", expected usize"#);
-    insta::assert_snapshot!(refusal(GOOD, &["model.layers=two"]), @r#"--set model.layers=two: invalid type: string "two", expected usize; see `recipes/` for every key there is"#);
+    insta::assert_snapshot!(refusal(&text, &[]), @r#"r.toml:4:10: invalid type: string "two", expected a whole number, 0 or more"#);
+    insta::assert_snapshot!(refusal(GOOD, &["model.layers=two"]), @r#"--set model.layers=two: invalid type: string "two", expected a whole number, 0 or more; see `recipes/` for every key there is"#);
     insta::assert_snapshot!(refusal(GOOD, &["train.steps"]), @"--set train.steps: write it as `section.key=value`, for example `train.steps=100`; see `recipes/` for every key there is");
 }
 
