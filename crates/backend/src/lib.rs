@@ -226,6 +226,9 @@ pub trait Backend: Send + Sync {
     /// `(rows, cols)` = (output features, input features).
     fn matrix_shape(&self, matrix: Matrix) -> (usize, usize);
 
+    /// Bytes that one product `x · wᵀ` reads of the matrix, in the form that is multiplied.
+    fn matrix_bytes(&self, matrix: Matrix) -> usize;
+
     // ---- the model's operations; x, out … are `rows × width`, row-major ----
 
     /// `out[r] = table[ids[r]]`. A trainable table gives its master's floats, unrounded.

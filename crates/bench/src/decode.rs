@@ -2,10 +2,10 @@
 
 use crate::measure::{Measurement, Statistics, rate, token_ids};
 use crate::{BenchError, Ceilings};
-use backend::Precision;
+use backend::{Backend, Precision};
 use cpu::Cpu;
 use infer::Session;
-use model::{Model, cost};
+use model::Model;
 
 /// Tokens per second of decoding `tokens` tokens behind a context of `depth`.
 ///
@@ -29,7 +29,7 @@ pub fn decode(
         generated.iter().try_for_each(|&id| session.extend(&[id]).map(drop))
     })?;
     let middle = context.len() + tokens / 2;
-    let ceiling = ceilings.by_reading(bytes_read(model, precision, middle));
+    let ceiling = ceilings.by_reading(bytes_read(cpu, model, precision, middle));
     let shape = format!("depth {depth}, {tokens} tokens");
     Ok(Measurement::new(cpu, "decode", shape, name(precision), "tokens/s", runs, statistics, Some(ceiling)))
 }
@@ -63,7 +63,7 @@ pub fn verify(
         let milliseconds = Statistics { median: 1e3 / passes.median, min: 1e3 / passes.max, max: 1e3 / passes.min };
         let shape = format!("{rows} rows at depth {DEPTH}");
         let mut line = Measurement::new(cpu, "verify", shape, name(precision), "ms", runs, milliseconds, None);
-        let least = 1e3 / ceilings.by_reading(bytes_read(model, precision, DEPTH)).value;
+        let least = 1e3 / ceilings.by_reading(bytes_read(cpu, model, precision, DEPTH)).value;
         line.ceiling = Some(least);
         line.ceiling_by = Some(ceilings.by_reading(1.0).by);
         line.share_of_ceiling = Some(least / milliseconds.median);
@@ -72,17 +72,16 @@ pub fn verify(
     Ok(measured)
 }
 
-/// Bytes that one decoded token must read: every weight but the input embedding once, and the cache.
-fn bytes_read(model: &Model, precision: Precision, context: usize) -> f64 {
+/// Bytes that one decoded token must read: every matrix but the input embedding once, and the cache.
+fn bytes_read(cpu: &Cpu, model: &Model, precision: Precision, context: usize) -> f64 {
     let element = match precision {
         Precision::F32 => 4.0,
         Precision::Bf16 => 2.0,
     };
-    let config = &model.config;
-    let counts = cost::parameters(config);
-    let weights = (counts.blocks + counts.embedding) as f64;
-    let cache = (2 * config.layers * config.heads.kv_width() * context) as f64;
-    element * (weights + cache)
+    let blocks = model.blocks.iter().flat_map(|block| [block.qkv, block.attention_out, block.gate_up, block.down]);
+    let weights: usize = blocks.chain([model.head]).map(|matrix| cpu.matrix_bytes(matrix)).sum();
+    let cache = (2 * model.config.layers * model.config.heads.kv_width() * context) as f64;
+    weights as f64 + element * cache
 }
 
 pub(crate) fn name(precision: Precision) -> &'static str {

@@ -199,6 +199,10 @@ impl Backend for Cpu {
         (weights.rows, weights.cols)
     }
 
+    fn matrix_bytes(&self, matrix: Matrix) -> usize {
+        self.state().matrices.get(matrix.index()).forward.bytes()
+    }
+
     fn embed(&self, out: Buf, ids: Buf, table: Matrix, rows: usize) {
         let mut state = self.state();
         let mut floats = state.buffers.take(out);

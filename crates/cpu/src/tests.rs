@@ -179,6 +179,7 @@ fn memory_is_counted_and_given_back() {
     let matrix = b.trainable_matrix(master, 128, 64, Precision::Bf16).unwrap();
     assert_eq!(b.allocated_bytes() - before, 128 * 64 * (4 + 2 + 2));
     assert_eq!(b.matrix_shape(matrix), (128, 64));
+    assert_eq!(b.matrix_bytes(matrix), 128 * 64 * 2, "the forward product reads one of the two copies");
     b.free_matrix(matrix);
     b.free(master);
     assert_eq!(b.allocated_bytes(), before);
