@@ -1,108 +1,152 @@
 #!/usr/bin/env python3
-"""slm beside its peers, alternating in one run: training beside PyTorch, decoding and prefill beside llama.cpp.
+"""slm beside its peers, alternating in one run: PyTorch for training and prompts, llama.cpp and candle for inference.
 
-    python3 -m venv peers && peers/bin/pip install torch
-    (build llama-bench from the source package of llama-cpp-python, see its vendor/llama.cpp)
+    records/peers/setup.sh PEERS                  # once: installs the peers and makes the models
     cargo build --release
-    python3 records/compare.py --python peers/bin/python --llama-bench …/llama-bench --gguf amd135m-bf16.gguf \
-        --out records/MACHINE-DATE.json
+    python3 records/compare.py --peers PEERS --out records/MACHINE-DATE.json
 
-`--gguf` is a bf16 GGUF file of AMD-135M's shape; random weights do. Leave a peer's argument out and its rows are skipped,
-and said to be. Run on an idle machine: the script waits until the load is low and notes it.
+Every row is run `--rounds` times, ours and each peer's in turn; a figure is the median of the rounds' medians, a ratio
+that to the best peer's. A peer that is not installed is skipped, and said to be. The script waits until the machine is
+idle before each measurement, and notes the load it began with. `--only TEXT` runs the rows whose name has TEXT in it;
+rows of an earlier `--out` that are not run again are kept.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, time
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
 
+HERE = pathlib.Path(__file__).resolve().parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--slm", default="target/release/slm")
-parser.add_argument("--python", help="a Python with torch")
-parser.add_argument("--llama-bench", help="llama.cpp's benchmark program")
-parser.add_argument("--gguf", help="bf16 GGUF of AMD-135M's shape, for decode and prefill")
-parser.add_argument("--preload", help="tcmalloc, for PyTorch")
-parser.add_argument("--rounds", type=int, default=2, help="times that ours and the peer's alternate")
-parser.add_argument("--out", help="JSON file for the record")
+parser.add_argument("--peers", type=pathlib.Path, required=True, help="the folder of records/peers/setup.sh")
+parser.add_argument("--preload", default="/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4", help="malloc for PyTorch")
+parser.add_argument("--rounds", type=int, default=2, help="times that ours and the peers' alternate")
+parser.add_argument("--only", default="", help="run the rows with this in their name")
+parser.add_argument("--out", type=pathlib.Path, help="JSON file for the record")
 options = parser.parse_args()
 
 
 def wait_until_idle():
+    """Up to a minute, until nothing else runs."""
     for _ in range(12):
         if os.getloadavg()[0] < 0.5:
-            return
+            break
         time.sleep(5)
+    return os.getloadavg()[0]
 
 
-def lines(command, env=None):
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+def json_lines(command, env=None):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=env)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-400:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def ours(*arguments):
-    return lines([options.slm, "bench", *arguments, "--json"])[-1]
+def slm(*words):
+    return lambda: json_lines([options.slm, "bench", *words, "--json"])[-1]
 
 
-def torch(micro_batch):
-    env = dict(os.environ, **({"LD_PRELOAD": options.preload, "TCMALLOC_RELEASE_RATE": "0"} if options.preload else {}))
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train_torch.py")
-    return lines([options.python, script, "--micro-batch", str(micro_batch)], env)[-1]
+def torch(script, *words):
+    env = dict(os.environ)
+    if os.path.exists(options.preload):
+        env.update(LD_PRELOAD=options.preload, TCMALLOC_RELEASE_RATE="0")
+    return lambda: json_lines([options.peers / "venv/bin/python", HERE / "peers" / script, *words], env)[-1]
 
 
-def llama(*arguments):
-    command = [options.llama_bench, "-m", options.gguf, "-t", "2", "-r", "5", "-o", "jsonl", *arguments]
-    found = [line for line in lines(command) if "avg_ts" in line][-1]
-    samples = found["samples_ts"]
-    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+def llama(model, *words):
+    def run():
+        lines = json_lines([options.peers / "llama-bench", "-m", model, "-t", "2", "-r", "5", "-o", "jsonl", *words])
+        samples = next(line for line in lines if "avg_ts" in line)["samples_ts"]
+        return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+
+    return run
 
 
-rows = []
+def candle(what, model):
+    return lambda: json_lines([options.peers / "candle-peer", what, model, "5"])[-1]
 
 
-def compare(name, mine, theirs, peer):
-    record = {"name": name, "peer_name": peer, "ours": [], "peer": []}
+def rows():
+    """`(name, ours, {peer: run})`; all in tokens a second."""
+    for micro_batch in (1, 4):
+        shape = ["--seq", "1024", "--micro-batch", str(micro_batch)]
+        peers = {"PyTorch compiled": torch("torch_train.py", *shape)}
+        yield f"train, seq 1024, micro-batch {micro_batch}", slm("train", *shape), peers
+    shape = ["--seq", "256", "--micro-batch", "16"]
+    peers = {"PyTorch compiled": torch("torch_train.py", "--shape", "9m", *shape)}
+    yield "train 9M, seq 256, micro-batch 16", slm("train", "--recipe", HERE / "9m.toml", *shape), peers
+    for kind in ("bf16", "q8_0", "q4_0", "q4_k_m"):
+        model = options.peers / f"amd135m-{kind}.gguf"
+        ours = ["--model", model]
+        peers = {"llama.cpp": llama(model, "-p", "512", "-n", "0")}
+        if kind == "bf16":
+            peers["PyTorch"] = torch("torch_prefill.py", "--tokens", "512")
+        if kind == "q8_0":
+            peers["candle"] = candle("prefill", model)
+        yield f"prefill 512, {kind}", slm("prefill", *ours, "--tokens", "512"), peers
+        for depth in (0, 1024):
+            peers = {"llama.cpp": llama(model, "-p", "0", "-n", "64", "-d", str(depth))}
+            if kind == "q8_0" and depth == 0:
+                peers["candle"] = candle("decode", model)
+            decode = slm("decode", *ours, "--depth", str(depth), "--tokens", "64")
+            yield f"decode {kind}, context {depth}", decode, peers
+
+
+def middle(runs):
+    return statistics.median(run["median"] for run in runs)
+
+
+def compare(name, ours, peers):
+    record = {"name": name, "load_before": [], "ours": [], "peers": {peer: [] for peer in peers}}
     for _ in range(options.rounds):
-        wait_until_idle()
-        record["load_before"] = os.getloadavg()[0]
-        record["ours"].append(mine())
-        record["peer"].append(theirs())
-    middle = lambda side: statistics.median(run["median"] for run in record[side])
-    record["ratio"] = middle("ours") / middle("peer")
-    last = record["ours"][-1]
-    rows.append(record)
-    print(
-        f"| {name} | {middle('ours'):.1f} | {middle('peer'):.1f} ({peer}) | {record['ratio']:.2f} "
-        f"| {100 * last['share_of_ceiling']:.0f} % of {last['ceiling_by']} |",
-        flush=True,
-    )
+        for runs, run in [(record["ours"], ours), *((record["peers"][peer], run) for peer, run in peers.items())]:
+            record["load_before"].append(wait_until_idle())
+            try:
+                runs.append(run())
+            except (RuntimeError, FileNotFoundError) as failure:
+                print(f"skipped: {name}: {failure}", file=sys.stderr)
+    found = {peer: middle(runs) for peer, runs in record["peers"].items() if runs}
+    if record["ours"] and found:
+        record["best_peer"] = max(found, key=found.get)
+        record["ratio"] = middle(record["ours"]) / found[record["best_peer"]]
+    return record
 
 
-print("| work, tokens/s | slm | peer | ratio | share of ceiling |\n|---|---|---|---|---|", flush=True)
-for micro_batch in (1, 4):
-    name = f"train, seq 1024, micro-batch {micro_batch}"
-    if options.python:
-        train = lambda: ours("train", "--seq", "1024", "--micro-batch", str(micro_batch))
-        compare(name, train, lambda: torch(micro_batch), "PyTorch compiled")
-    else:
-        print(f"skipped: {name} (no --python)", file=sys.stderr)
-decode = {"decode bf16, empty context": 0, "decode bf16, context 1024": 1024}
-if options.llama_bench and options.gguf:
-    model = ["--model", options.gguf]
-    prefill = lambda: ours("prefill", *model, "--tokens", "512")
-    compare("prefill 512, bf16", prefill, lambda: llama("-p", "512", "-n", "0"), "llama.cpp")
-    for name, depth in decode.items():
-        mine = lambda: ours("decode", *model, "--depth", str(depth), "--tokens", "64")
-        compare(name, mine, lambda: llama("-p", "0", "-n", "64", "-d", str(depth)), "llama.cpp")
-else:
-    print("skipped: prefill and decode (no --llama-bench or --gguf)", file=sys.stderr)
+HEAD = "| work, tokens/s | slm | peers | ratio to the best | share of the ceiling |\n|---|---|---|---|---|"
 
-if options.out:
-    processor = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown")
-    family = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("cpu family")), "?")
-    model_number = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model\t")), "?")
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": f"{processor}, family {family}, model {model_number}",
-        "system": platform.platform(),
-        "slm": subprocess.run([options.slm, "--version"], capture_output=True, text=True).stdout.strip(),
-        "rows": rows,
-    }
-    json.dump(record, open(options.out, "w"), indent=1)
+
+def table_row(record):
+    if not record["ours"]:
+        return f"| {record['name']} | failed | | | |"
+    peers = ", ".join(f"{middle(runs):.1f} {peer}" for peer, runs in record["peers"].items() if runs) or "none"
+    ratio = f"{record['ratio']:.2f}" if "ratio" in record else ""
+    best = max(record["ours"], key=lambda run: run["median"])
+    share = f"{100 * middle(record['ours']) / best['ceiling']:.0f} % of {best['ceiling_by']}"
+    return f"| {record['name']} | {middle(record['ours']):.1f} | {peers} | {ratio} | {share} |"
+
+
+def processor():
+    facts = dict(line.split(":", 1) for line in open("/proc/cpuinfo").read().split("\n\n")[0].splitlines())
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    return ", ".join(f"{key} {facts.get(key, '?')}" for key in ("model name", "cpu family", "model"))
+
+
+records = []
+if options.out and options.out.exists():
+    records = json.loads(options.out.read_text())["rows"]
+print(HEAD, flush=True)
+for name, ours, peers in rows():
+    if options.only not in name:
+        continue
+    record = compare(name, ours, peers)
+    print(table_row(record), flush=True)
+    records = [kept for kept in records if kept["name"] != name] + [record]
+    if options.out:
+        version = subprocess.run([options.slm, "--version"], capture_output=True, text=True).stdout.strip()
+        about = {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "system": platform.platform(), "slm": version}
+        options.out.write_text(json.dumps(about | {"rows": records}, indent=1) + "\n")

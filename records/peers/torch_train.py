@@ -1,13 +1,14 @@
-"""PyTorch's side of records/compare.py: training steps of AMD-135M's shape on random tokens; one JSON line.
+"""PyTorch's side of records/compare.py: training steps on random tokens; one JSON line.
 
 The fastest fair PyTorch that is known for this shape: a hand-written module (fused qkv and gate/up, scaled dot-product
 attention, rms_norm), torch.compile, f32 weights with bf16 autocast, fused AdamW. Preload tcmalloc for its best speed.
 
-    python records/train_torch.py --seq 1024 --micro-batch 4 --steps 5
+    python records/peers/torch_train.py --seq 1024 --micro-batch 4 --steps 5
 """
 import argparse, json, os, statistics, time
 
 parser = argparse.ArgumentParser()
+parser.add_argument("--shape", choices=["amd-135m", "9m"], default="amd-135m")
 parser.add_argument("--seq", type=int, default=1024)
 parser.add_argument("--micro-batch", type=int, default=4)
 parser.add_argument("--steps", type=int, default=5)
@@ -20,7 +21,8 @@ from torch import nn
 
 torch.set_num_threads(options.threads)
 torch.manual_seed(0)
-VOCAB, WIDTH, LAYERS, HEADS, FFN = 32000, 768, 12, 12, 2048
+SHAPES = {"amd-135m": (32000, 768, 12, 12, 2048), "9m": (8192, 256, 6, 4, 688)}
+VOCAB, WIDTH, LAYERS, HEADS, FFN = SHAPES[options.shape]
 HEAD = WIDTH // HEADS
 
 
