@@ -274,9 +274,21 @@ pub trait Backend: Send + Sync {
     /// Causal attention within each sequence: `out[t] = Σ_{first[t] ≤ s ≤ t} softmax_s(q[t]·k[s] / √head_dim) v[s]`.
     /// `logsumexp` is `rows × heads` floats, kept for the backward. `first_key` holds, for each row, the first token
     /// of its own sequence that it may see (the start of its document); `None` is 0 everywhere.
-    fn attention(&self, out: Buf, logsumexp: Buf, qkv: Buf, sequences: Sequences, heads: Heads, first_key: Option<Buf>);
+    ///
+    /// `precision` other than f32: both operands of the products (`q·k` with `q / √head_dim` as one operand, the
+    /// exponentials times `v`) are rounded to bf16; their sums, the softmax and everything else are f32.
+    fn attention(
+        &self,
+        out: Buf,
+        logsumexp: Buf,
+        qkv: Buf,
+        sequences: Sequences,
+        heads: Heads,
+        first_key: Option<Buf>,
+        precision: Precision,
+    );
 
-    /// `d_qkv = ∂attention/∂qkv · d_out`.
+    /// `d_qkv = ∂attention/∂qkv · d_out`, by products in `precision`, which must be that of the forward.
     fn attention_backward(
         &self,
         d_qkv: Buf,
@@ -287,6 +299,7 @@ pub trait Backend: Send + Sync {
         sequences: Sequences,
         heads: Heads,
         first_key: Option<Buf>,
+        precision: Precision,
     );
 
     /// Room for `capacity` positions of `layers` layers; keys and values are kept in `precision`.
@@ -308,8 +321,18 @@ pub trait Backend: Send + Sync {
     fn kv_store(&self, cache: KvCache, layer: usize, at: usize, qkv: Buf, rows: usize);
 
     /// Attention of the queries of `qkv`, whose rows stand at positions `at..at + rows.count`, over the positions
-    /// `0..=own` of the cache (their own keys must have been stored).
-    fn attention_cached(&self, out: Buf, qkv: Buf, cache: KvCache, layer: usize, at: usize, rows: Rows);
+    /// `0..=own` of the cache (their own keys must have been stored). Rows of a prompt are computed in `precision`, as by
+    /// [`Backend::attention`]; generated rows in f32.
+    fn attention_cached(
+        &self,
+        out: Buf,
+        qkv: Buf,
+        cache: KvCache,
+        layer: usize,
+        at: usize,
+        rows: Rows,
+        precision: Precision,
+    );
 
     /// `out = silu(gate) ⊙ up`, a row of `gate_up` being `width` floats of gate, then `width` of up.
     fn swiglu(&self, out: Buf, gate_up: Buf, width: usize, rows: usize);

@@ -20,7 +20,7 @@ use crate::pool::Disjoint;
 use crate::simd::at_every_level;
 use crate::split::share;
 use crate::{Level, Pool};
-use backend::{Heads, Rows, Sequences};
+use backend::{Heads, Precision, Rows, Sequences};
 pub(crate) use backward::attention_backward;
 use forward::{KeysValues, Outputs, attend, tile_floats};
 use pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
@@ -115,7 +115,9 @@ pub(crate) fn attention(
     sequences: Sequences,
     heads: Heads,
     first_key: Option<&[u32]>,
+    precision: Precision,
 ) {
+    let _ = precision;
     let (rows, tokens) = (sequences.rows(), sequences.tokens);
     let qkv = &qkv[..rows * heads.qkv_width()];
     let out = Disjoint::new(&mut out[..rows * heads.query_width()]);
@@ -181,7 +183,9 @@ pub(crate) fn attention_cached(
     layer: usize,
     at: usize,
     rows: Rows,
+    precision: Precision,
 ) {
+    let _ = precision;
     let (heads, rows) = (cache.heads(), rows.count);
     assert!(at + rows <= cache.capacity(), "positions {at}..{} of {}", at + rows, cache.capacity());
     let qkv = &qkv[..rows * heads.qkv_width()];

@@ -306,6 +306,7 @@ impl Backend for Cpu {
         sequences: Sequences,
         heads: Heads,
         first_key: Option<Buf>,
+        precision: Precision,
     ) {
         let b = &mut self.state().buffers;
         let (mut o, mut l) = (b.take(out), b.take(logsumexp));
@@ -320,6 +321,7 @@ impl Backend for Cpu {
             sequences,
             heads,
             first_key,
+            precision,
         );
         b.put(out, o);
         b.put(logsumexp, l);
@@ -335,6 +337,7 @@ impl Backend for Cpu {
         sequences: Sequences,
         heads: Heads,
         first_key: Option<Buf>,
+        precision: Precision,
     ) {
         let b = &mut self.state().buffers;
         let mut d = b.take(d_qkv);
@@ -352,6 +355,7 @@ impl Backend for Cpu {
             sequences,
             heads,
             first_key,
+            precision,
         );
         b.put(d_qkv, d);
     }
@@ -377,11 +381,31 @@ impl Backend for Cpu {
         cache.store(&self.pool, self.level, layer, at, state.buffers.floats(qkv), rows);
     }
 
-    fn attention_cached(&self, out: Buf, qkv: Buf, cache: KvCache, layer: usize, at: usize, rows: Rows) {
+    fn attention_cached(
+        &self,
+        out: Buf,
+        qkv: Buf,
+        cache: KvCache,
+        layer: usize,
+        at: usize,
+        rows: Rows,
+        precision: Precision,
+    ) {
         let mut state = self.state();
         let mut floats = state.buffers.take(out);
         let (cache, qkv) = (state.caches.get(cache.index()), state.buffers.floats(qkv));
-        attention::attention_cached(&self.pool, self.level, &self.scratch, &mut floats, qkv, cache, layer, at, rows);
+        attention::attention_cached(
+            &self.pool,
+            self.level,
+            &self.scratch,
+            &mut floats,
+            qkv,
+            cache,
+            layer,
+            at,
+            rows,
+            precision,
+        );
         state.buffers.put(out, floats);
     }
 

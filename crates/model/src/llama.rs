@@ -10,7 +10,7 @@
 use crate::activations::{ActivationGradients, Activations, BlockActivations};
 use crate::parameters::BlockWeightGradients;
 use crate::{Block, Config, Model, Parameters};
-use backend::{Backend, Buf, Family, Heads, KvCache, Rows};
+use backend::{Backend, Buf, Family, Heads, KvCache, Precision, Rows};
 
 pub use crate::batch::Batch;
 
@@ -51,7 +51,7 @@ fn block_backward(
     b.rmsnorm_backward_add(d.stream, g.norm2, d.stream, d.normed, a.mid, a.rstd, w.norm2, n);
 
     b.linear_backward(d.attended, g.attention_out, d.stream, a.attended, w.attention_out, n);
-    b.attention_backward(d.qkv, d.attended, a.attended, a.logsumexp, a.qkv, sequences, p.heads, first_key);
+    b.attention_backward(d.qkv, d.attended, a.attended, a.logsumexp, a.qkv, sequences, p.heads, first_key, p.precision);
     b.rope_backward(d.qkv, p.rope, p.positions, p.heads, n);
     b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, p.epsilon, n);
     b.linear_backward(d.normed, g.qkv, d.qkv, a.normed, w.qkv, n);
@@ -61,11 +61,11 @@ fn block_backward(
 /// Hidden states of a batch after the final norm, `rows × width`: [`Activations::normed`], until the next pass.
 pub fn forward(b: &dyn Backend, model: &Model, acts: &Activations, batch: &Batch) -> Buf {
     let rows = Rows::prompt(batch.sequences.rows());
-    let pass = Pass::new(&model.config, acts, rows, batch.positions);
+    let pass = Pass::new(model, acts, rows, batch.positions);
     b.embed(acts.embedded, batch.ids, model.embedding, rows.count);
     for (w, a) in model.blocks.iter().zip(&acts.blocks) {
         block_forward(b, w, a, pass, || {
-            b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, pass.heads, batch.first_key);
+            b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, pass.heads, batch.first_key, pass.precision);
         });
     }
     final_norm(b, model, acts, rows.count)
@@ -96,7 +96,7 @@ pub fn loss_and_gradients(
     let (model, g) = (&parameters.model, &parameters.gradients);
     let Some(d) = &acts.gradients else { panic!("these activations were planned for inference") };
     let n = batch.sequences.rows();
-    let pass = Pass::new(&model.config, acts, Rows::prompt(n), batch.positions);
+    let pass = Pass::new(model, acts, Rows::prompt(n), batch.positions);
 
     let hidden = forward(b, model, acts, batch);
     b.head_loss_backward(acts.losses, d.normed, g.head, hidden, model.head, targets, scale, n);
@@ -124,7 +124,7 @@ pub fn forward_cached(
     family: Family,
 ) -> Buf {
     let rows = Rows { count: ids.len(), family };
-    let pass = Pass::new(&model.config, acts, rows, acts.row_positions);
+    let pass = Pass::new(model, acts, rows, acts.row_positions);
     assert!(at + rows.count <= acts.positions, "position {} of {}", at + rows.count, acts.positions);
     let positions: Vec<u32> = (at..at + rows.count).map(|position| position as u32).collect();
     b.write_ids(acts.ids, 0, ids);
@@ -134,7 +134,7 @@ pub fn forward_cached(
     for (layer, (w, a)) in model.blocks.iter().zip(&acts.blocks).enumerate() {
         block_forward(b, w, a, pass, || {
             b.kv_store(cache, layer, at, a.qkv, rows.count);
-            b.attention_cached(a.attended, a.qkv, cache, layer, at, rows);
+            b.attention_cached(a.attended, a.qkv, cache, layer, at, rows, pass.precision);
         });
     }
     final_norm(b, model, acts, rows.count)
@@ -170,12 +170,13 @@ struct Pass {
     epsilon: f32,
     rope: Buf,
     positions: Buf,
+    precision: Precision,
 }
 
 impl Pass {
-    fn new(config: &Config, acts: &Activations, rows: Rows, positions: Buf) -> Self {
+    fn new(model: &Model, acts: &Activations, rows: Rows, positions: Buf) -> Self {
         assert!((1..=acts.rows).contains(&rows.count), "{} rows, planned for {}", rows.count, acts.rows);
-        let Config { heads, ffn_width, norm_epsilon: epsilon, .. } = *config;
-        Self { rows, heads, ffn_width, epsilon, rope: acts.rope, positions }
+        let Config { heads, ffn_width, norm_epsilon: epsilon, .. } = model.config;
+        Self { rows, heads, ffn_width, epsilon, rope: acts.rope, positions, precision: model.precision }
     }
 }

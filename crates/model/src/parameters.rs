@@ -166,7 +166,7 @@ impl Parameters {
             config: config.clone(),
             precision,
             list: make.list,
-            model: Model::sharing(config.clone(), embedding, blocks, norm, head),
+            model: Model::sharing(config.clone(), precision, embedding, blocks, norm, head),
             gradients: WeightGradients {
                 embedding: embedding_grad,
                 blocks: block_grads,

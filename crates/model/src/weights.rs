@@ -14,6 +14,8 @@ use std::path::Path;
 pub struct Model {
     /// The shape.
     pub config: Config,
+    /// In which the model was asked to compute: the matrices that its file has in floats, and attention.
+    pub precision: Precision,
     /// Token vectors, `vocab × width`.
     pub embedding: Matrix,
     /// The blocks in order.
@@ -77,13 +79,20 @@ impl Model {
     }
 
     /// A model over handles that somebody else frees.
-    pub(crate) fn sharing(config: Config, embedding: Matrix, blocks: Vec<Block>, norm: Buf, head: Matrix) -> Self {
-        Self { config, embedding, blocks, norm, head, held: Held::default() }
+    pub(crate) fn sharing(
+        config: Config,
+        precision: Precision,
+        embedding: Matrix,
+        blocks: Vec<Block>,
+        norm: Buf,
+        head: Matrix,
+    ) -> Self {
+        Self { config, precision, embedding, blocks, norm, head, held: Held::default() }
     }
 
     /// The same weights once more; the result frees nothing and dies with the original.
     pub fn share(&self) -> Self {
-        Self::sharing(self.config.clone(), self.embedding, self.blocks.clone(), self.norm, self.head)
+        Self::sharing(self.config.clone(), self.precision, self.embedding, self.blocks.clone(), self.norm, self.head)
     }
 
     /// Gives the weights of a loaded model back; a model that shares its parameters' handles leaves them alone.
@@ -106,7 +115,7 @@ impl<'a> Loader<'a> {
         let blocks = (0..config.layers).map(|layer| self.block(layer)).collect::<Result<_, _>>()?;
         let norm = self.norm(Role::FinalNorm, 0)?;
         let head = if config.tied { embedding } else { self.matrix(&[Role::Head], 0)? };
-        Ok(Model { config, embedding, blocks, norm, head, held: self.memory.keep() })
+        Ok(Model { config, precision: self.precision, embedding, blocks, norm, head, held: self.memory.keep() })
     }
 
     fn block(&mut self, layer: usize) -> Result<Block, ModelError> {

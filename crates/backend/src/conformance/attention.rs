@@ -2,7 +2,7 @@
 
 use super::reference::{gradient, objective};
 use super::{Check, Lab, assert_close, assert_same, random, reference, wide};
-use crate::{Backend, Heads, Sequences};
+use crate::{Backend, Heads, Precision, Sequences};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("attention is near its formula", forward),
@@ -36,13 +36,14 @@ pub(super) fn run(
     sequences: Sequences,
     heads: Heads,
     first_key: Option<&[u32]>,
+    precision: Precision,
 ) -> Outputs {
     let (lab, rows) = (Lab::new(b), sequences.rows());
     let (out, logsumexp) = (lab.output(rows * heads.query_width()), lab.output(rows * heads.heads));
     let (qkv, d_out, d_qkv) = (lab.with_tail(qkv), lab.with_tail(d_out), lab.output(rows * heads.qkv_width()));
     let first_key = first_key.map(|first| lab.ids(first));
-    b.attention(out, logsumexp, qkv, sequences, heads, first_key);
-    b.attention_backward(d_qkv, d_out, out, logsumexp, qkv, sequences, heads, first_key);
+    b.attention(out, logsumexp, qkv, sequences, heads, first_key, precision);
+    b.attention_backward(d_qkv, d_out, out, logsumexp, qkv, sequences, heads, first_key, precision);
     Outputs {
         out: lab.read_before_tail(out, rows * heads.query_width()),
         logsumexp: lab.read_before_tail(logsumexp, rows * heads.heads),
@@ -67,7 +68,7 @@ fn forward(b: &dyn Backend) {
             let (qkv, d_out) = inputs(sequences, heads);
             let documents = documents(sequences, 29);
             for first_key in [None, Some(&documents[..])] {
-                let got = run(b, &qkv, &d_out, sequences, heads, first_key);
+                let got = run(b, &qkv, &d_out, sequences, heads, first_key, Precision::F32);
                 let (out, logsumexp) = reference::attention(&wide(&qkv), sequences, heads, first_key);
                 let what = format!("{heads:?} {sequences:?} {}", if first_key.is_some() { "masked" } else { "" });
                 assert_close(&format!("out {what}"), &got.out, &out, 1e-5);
@@ -88,7 +89,7 @@ fn backward(b: &dyn Backend) {
         let (qkv, d_out) = inputs(sequences, heads);
         let documents = documents(sequences, length);
         for first_key in [None, Some(&documents[..])] {
-            let got = run(b, &qkv, &d_out, sequences, heads, first_key);
+            let got = run(b, &qkv, &d_out, sequences, heads, first_key, Precision::F32);
             let loss =
                 |qkv: &[f64]| objective(&reference::attention(qkv, sequences, heads, first_key).0, &wide(&d_out));
             let what = format!("d_qkv {heads:?} {sequences:?}");
@@ -101,12 +102,12 @@ fn sequences_do_not_meet(b: &dyn Backend) {
     for heads in SHAPES {
         let sequences = Sequences { batch: 3, tokens: 67 };
         let (qkv, d_out) = inputs(sequences, heads);
-        let whole = run(b, &qkv, &d_out, sequences, heads, None);
+        let whole = run(b, &qkv, &d_out, sequences, heads, None, Precision::F32);
         let alone = Sequences { batch: 1, ..sequences };
         for i in 0..sequences.batch {
             let part = |width: usize| i * 67 * width..(i + 1) * 67 * width;
             let (q, o, l) = (part(heads.qkv_width()), part(heads.query_width()), part(heads.heads));
-            let got = run(b, &qkv[q.clone()], &d_out[o.clone()], alone, heads, None);
+            let got = run(b, &qkv[q.clone()], &d_out[o.clone()], alone, heads, None, Precision::F32);
             assert_same("out of a sequence alone", &got.out, &whole.out[o]);
             assert_same("logsumexp of a sequence alone", &got.logsumexp, &whole.logsumexp[l]);
             assert_same("d_qkv of a sequence alone", &got.d_qkv, &whole.d_qkv[q]);
@@ -118,10 +119,10 @@ fn rows_are_exact(b: &dyn Backend) {
     for heads in SHAPES {
         let sequences = Sequences { batch: 1, tokens: 150 };
         let (qkv, d_out) = inputs(sequences, heads);
-        let whole = run(b, &qkv, &d_out, sequences, heads, None);
+        let whole = run(b, &qkv, &d_out, sequences, heads, None, Precision::F32);
         for tokens in [1, 2, 64, 65, 149] {
             let (qkv, d_out) = (&qkv[..tokens * heads.qkv_width()], &d_out[..tokens * heads.query_width()]);
-            let got = run(b, qkv, d_out, Sequences { batch: 1, tokens }, heads, None);
+            let got = run(b, qkv, d_out, Sequences { batch: 1, tokens }, heads, None, Precision::F32);
             assert_same("out of the first tokens alone", &got.out, &whole.out[..tokens * heads.query_width()]);
             assert_same("logsumexp of the first", &got.logsumexp, &whole.logsumexp[..tokens * heads.heads]);
         }
@@ -133,10 +134,10 @@ fn documents_do_not_meet(b: &dyn Backend) {
     let (heads, sequences) = (SHAPES[1], Sequences { batch: 1, tokens: 160 });
     let (qkv, d_out) = inputs(sequences, heads);
     let documents = documents(sequences, 40);
-    let before = run(b, &qkv, &d_out, sequences, heads, Some(&documents));
+    let before = run(b, &qkv, &d_out, sequences, heads, Some(&documents), Precision::F32);
     let mut changed = qkv;
     changed[40 * heads.qkv_width()..80 * heads.qkv_width()].copy_from_slice(&random(8, 40 * heads.qkv_width()));
-    let after = run(b, &changed, &d_out, sequences, heads, Some(&documents));
+    let after = run(b, &changed, &d_out, sequences, heads, Some(&documents), Precision::F32);
     for document in [0..40, 80..120, 120..160] {
         let part = |width: usize| document.start * width..document.end * width;
         let (q, o) = (part(heads.qkv_width()), part(heads.query_width()));
@@ -149,7 +150,7 @@ fn large_scores(b: &dyn Backend) {
     let (heads, sequences) = (SHAPES[0], Sequences { batch: 1, tokens: 80 });
     let (qkv, d_out) = inputs(sequences, heads);
     let qkv: Vec<f32> = qkv.iter().map(|x| 100.0 * x).collect();
-    let got = run(b, &qkv, &d_out, sequences, heads, None);
+    let got = run(b, &qkv, &d_out, sequences, heads, None, Precision::F32);
     for values in [&got.out, &got.logsumexp, &got.d_qkv] {
         assert!(values.iter().all(|x| x.is_finite()), "scores of a few thousand must stay finite");
     }

@@ -27,7 +27,7 @@ fn run(b: &dyn Backend, heads: Heads, precision: Precision, qkv: &[f32], prompt:
     for &rows in calls {
         let (buf, out) = (lab.with_tail(rows_of(at, rows.count)), lab.output(rows.count * heads.query_width()));
         b.kv_store(cache, 1, at, buf, rows.count);
-        b.attention_cached(out, buf, cache, 1, at, rows);
+        b.attention_cached(out, buf, cache, 1, at, rows, Precision::F32);
         all.extend(lab.read_before_tail(out, rows.count * heads.query_width()));
         at += rows.count;
     }
@@ -89,7 +89,7 @@ fn positions_are_stored_again(b: &dyn Backend) {
     b.kv_store(cache, 0, 0, lab.floats(&stale), 20);
     b.kv_store(cache, 1, 60, rows, 4);
     let out = lab.output(4 * heads.query_width());
-    b.attention_cached(out, rows, cache, 1, 60, Rows::generated(4));
+    b.attention_cached(out, rows, cache, 1, 60, Rows::generated(4), Precision::F32);
     assert_same("over stale positions", &lab.read_before_tail(out, 4 * heads.query_width()), &want);
 }
 

@@ -1,7 +1,7 @@
 //! The bits of every operation on fixed inputs, as one number each.
 
 use super::{Lab, attention, random, random_ids};
-use crate::{AdamW, Backend, Family, Heads, Precision, Rows, Sequences};
+use crate::{AdamW, Backend, Heads, Precision, Rows, Sequences};
 
 const HEADS: Heads = Heads { heads: 6, kv_heads: 2, head_dim: 48 };
 const ROWS: usize = 130;
@@ -66,7 +66,7 @@ fn attended(b: &dyn Backend, all: &mut Vec<(String, u64)>) {
     let (table, positions) = (lab.floats(&random(3, 40 * HEADS.head_dim)), lab.ids(&random_ids(4, ROWS, 40)));
     b.rope(buf, table, positions, HEADS, ROWS);
     all.push(("rope".into(), hash(&lab.read(buf, qkv.len()))));
-    let outputs = attention::run(b, &qkv, &d_out, sequences, HEADS, None);
+    let outputs = attention::run(b, &qkv, &d_out, sequences, HEADS, None, Precision::F32);
     all.push(("attention".into(), hash(&outputs.out)));
     all.push(("attention logsumexp".into(), hash(&outputs.logsumexp)));
     all.push(("attention_backward".into(), hash(&outputs.d_qkv)));
@@ -99,8 +99,8 @@ fn cached(b: &dyn Backend, precision: Precision, all: &mut Vec<(String, u64)>) {
     let qkv = lab.floats(&random(1, ROWS * HEADS.qkv_width()));
     let out = lab.output(ROWS * HEADS.query_width());
     b.kv_store(cache, 0, 0, qkv, ROWS);
-    b.attention_cached(out, qkv, cache, 0, 0, Rows::prompt(ROWS));
+    b.attention_cached(out, qkv, cache, 0, 0, Rows::prompt(ROWS), Precision::F32);
     all.push((format!("attention_cached prompt {precision:?}"), hash(&lab.read(out, ROWS * HEADS.query_width()))));
-    b.attention_cached(out, qkv, cache, 0, ROWS - 9, Rows { count: 9, family: Family::Generated });
+    b.attention_cached(out, qkv, cache, 0, ROWS - 9, Rows::generated(9), Precision::F32);
     all.push((format!("attention_cached generated {precision:?}"), hash(&lab.read(out, 9 * HEADS.query_width()))));
 }

@@ -17,7 +17,7 @@ use crate::reduce::dot;
 use crate::simd::{LANES, Simd, at_every_level};
 use crate::split::share;
 use crate::{Level, Pool};
-use backend::{Heads, Sequences};
+use backend::{Heads, Precision, Sequences};
 use std::ops::Range;
 
 /// Queries of a tile.
@@ -56,7 +56,9 @@ pub(crate) fn attention_backward(
     sequences: Sequences,
     heads: Heads,
     first_key: Option<&[u32]>,
+    precision: Precision,
 ) {
+    let _ = precision;
     let (rows, tokens) = (sequences.rows(), sequences.tokens);
     let qkv = &qkv[..rows * heads.qkv_width()];
     let d_qkv = Disjoint::new(&mut d_qkv[..rows * heads.qkv_width()]);

@@ -1,6 +1,5 @@
 use super::*;
 use crate::test_data::{bits, floats, pools};
-use backend::Precision;
 use proptest::prelude::*;
 
 const SHAPES: [Heads; 5] = [
@@ -29,8 +28,21 @@ fn run(pool: &Pool, level: Level, sequences: Sequences, heads: Heads, first_key:
     let mut logsumexp = vec![0.0; rows * heads.heads];
     let scratch = Scratch::default();
     let mut d_qkv = vec![f32::NAN; rows * heads.qkv_width()];
-    attention(pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key);
-    attention_backward(pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, first_key);
+    attention(pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key, Precision::F32);
+    attention_backward(
+        pool,
+        level,
+        &scratch,
+        &mut d_qkv,
+        &d_out,
+        &out,
+        &logsumexp,
+        &qkv,
+        sequences,
+        heads,
+        first_key,
+        Precision::F32,
+    );
     Run { out, logsumexp, d_qkv }
 }
 
@@ -135,7 +147,7 @@ fn cached(level: Level, precision: Precision, heads: Heads, qkv: &[f32], calls: 
         let qkv = &qkv[at * heads.qkv_width()..];
         cache.store(&pool, level, 1, at, qkv, count);
         let out = &mut out[at * heads.query_width()..];
-        attention_cached(&pool, level, &scratch, out, qkv, &cache, 1, at, Rows::generated(count));
+        attention_cached(&pool, level, &scratch, out, qkv, &cache, 1, at, Rows::generated(count), Precision::F32);
         at += count;
     }
     out
@@ -159,6 +171,7 @@ fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a
             sequences,
             heads,
             None,
+            Precision::F32,
         );
         for level in crate::available() {
             for precision in [Precision::F32, Precision::Bf16] {
@@ -189,7 +202,7 @@ fn stale_positions_of_a_cache_are_not_touched() {
         let mut cache = KvStore::new(1, 10, heads, Precision::F32).unwrap();
         cache.store(&pool, level, 0, 0, &vec![stale; 10 * heads.qkv_width()], 10);
         cache.store(&pool, level, 0, 0, &qkv, 5);
-        attention_cached(&pool, level, &scratch, out, &qkv, &cache, 0, 0, Rows::prompt(5));
+        attention_cached(&pool, level, &scratch, out, &qkv, &cache, 0, 0, Rows::prompt(5), Precision::F32);
     }
     assert_eq!(bits(&out[0]), bits(&out[1]));
 }
@@ -223,10 +236,21 @@ fn attention_speed_of_a_thread() {
         let (mut forward, mut backward) = (f64::MAX, f64::MAX);
         for _ in 0..9 {
             let start = thread_seconds();
-            attention(&pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, None);
+            attention(&pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, None, Precision::F32);
             let middle = thread_seconds();
             attention_backward(
-                &pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, None,
+                &pool,
+                level,
+                &scratch,
+                &mut d_qkv,
+                &d_out,
+                &out,
+                &logsumexp,
+                &qkv,
+                sequences,
+                heads,
+                None,
+                Precision::F32,
             );
             forward = forward.min(middle - start);
             backward = backward.min(thread_seconds() - middle);
@@ -262,7 +286,18 @@ fn attention_speed_over_a_cache() {
                         let start = thread_seconds();
                         for layer in 0..layers {
                             let (at, rows) = (positions - count, Rows::generated(count));
-                            attention_cached(&pool, level, &scratch, &mut out, &qkv, &cache, layer, at, rows);
+                            attention_cached(
+                                &pool,
+                                level,
+                                &scratch,
+                                &mut out,
+                                &qkv,
+                                &cache,
+                                layer,
+                                at,
+                                rows,
+                                Precision::F32,
+                            );
                         }
                         *time = time.min(thread_seconds() - start);
                     }
