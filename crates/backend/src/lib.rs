@@ -69,6 +69,10 @@ pub enum Precision {
     F32,
     /// Both operands rounded to bf16 (nearest, ties to even), products summed in f32.
     Bf16,
+    /// For [`Backend::load_matrix`] alone. Weights stay in the file's blocks of 8 bits or fewer, activations are rounded
+    /// to 8 bits in blocks of 32; the products within a block are exact in integers, then scaled and summed in f32. A
+    /// matrix with a part in a float encoding is multiplied as [`Precision::Bf16`].
+    Int8,
 }
 
 /// How rows of weights are encoded in the bytes given to [`Backend::load_matrix`] (GGUF's block types by their names).
@@ -204,8 +208,8 @@ pub trait Backend: Send + Sync {
     fn load_matrix(&self, parts: &[EncodedRows<'_>], cols: usize, precision: Precision)
     -> Result<Matrix, BackendError>;
 
-    /// A matrix for training, multiplied in `precision`; its values are those of `master` (`rows × cols` floats) at
-    /// the last [`Backend::refresh`]; making it refreshes it.
+    /// A matrix for training, multiplied in `precision`, which is not [`Precision::Int8`]; its values are those of
+    /// `master` (`rows × cols` floats) at the last [`Backend::refresh`]; making it refreshes it.
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].

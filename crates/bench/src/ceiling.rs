@@ -40,7 +40,7 @@ impl Ceilings {
     pub fn flops(&self, precision: backend::Precision) -> f64 {
         match precision {
             backend::Precision::F32 => self.f32_flops,
-            backend::Precision::Bf16 => self.bf16_flops,
+            backend::Precision::Bf16 | backend::Precision::Int8 => self.bf16_flops,
         }
     }
 

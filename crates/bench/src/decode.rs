@@ -76,7 +76,7 @@ pub fn verify(
 fn bytes_read(cpu: &Cpu, model: &Model, precision: Precision, context: usize) -> f64 {
     let element = match precision {
         Precision::F32 => 4.0,
-        Precision::Bf16 => 2.0,
+        Precision::Bf16 | Precision::Int8 => 2.0,
     };
     let blocks = model.blocks.iter().flat_map(|block| [block.qkv, block.attention_out, block.gate_up, block.down]);
     let weights: usize = blocks.chain([model.head]).map(|matrix| cpu.matrix_bytes(matrix)).sum();
@@ -88,5 +88,6 @@ pub(crate) fn name(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
+        Precision::Int8 => "int8",
     }
 }

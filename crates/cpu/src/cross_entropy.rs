@@ -87,8 +87,8 @@ fn backward(
     let d_x = &mut gradients.d_x[chunk.start * width..chunk.end * width];
     let left = Left::Rows { x: d_logits, ld: vocab };
     gemm(pool, level, scratch, d_x, Onto::Nothing, left, head.training().backward.right(), rows);
-    let mut lease = scratch.take(panel_words(head.precision, width, rows));
-    let right = Right::from_columns(pool, level, head.precision, lease.words(), x, width, rows);
+    let mut lease = scratch.take(panel_words(head.number, width, rows));
+    let right = Right::from_columns(pool, level, head.number, lease.words(), x, width, rows);
     let left = Left::Columns { x: d_logits, ld: vocab };
     gemm(pool, level, scratch, gradients.g_head, Onto::Itself, left, right, vocab);
 }

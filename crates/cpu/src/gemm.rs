@@ -48,6 +48,24 @@ const LEFT_BYTES: usize = 384 << 10;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 16;
 
+/// How the numbers of a right operand are kept, and both operands multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    /// f32.
+    F32,
+    /// f32 rounded to bf16.
+    Bf16,
+}
+
+impl Number {
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 /// The left operand: f32, packed as it is used.
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
@@ -86,7 +104,7 @@ pub(crate) fn gemm(
         assert!(residual.len() >= out.len(), "residual of {} for {} outputs", residual.len(), out.len());
     }
     left.check(rows, right.k);
-    let form = LeftForm::of(level, right.precision);
+    let form = LeftForm::of(level, right.number);
     let grid = Grid::of(pool.threads(), rows, right.panels(), form.words(right.words_per_panel().min(K_BLOCK)));
     let job = Job { level, scratch, out: Disjoint::new(out), onto, left, form, right, rows };
     pool.run(grid.row_blocks * grid.panel_blocks, &|task| {
@@ -194,18 +212,18 @@ impl Job<'_> {
     unsafe fn tile(&self, tile: &Tile<'_>, out: (*mut f32, usize)) {
         // SAFETY: as the caller promises; a `Level` is made only where its instructions were seen.
         unsafe {
-            match (self.level, self.right.precision) {
+            match (self.level, self.right.number) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, backend::Precision::Bf16) => avx512::dots(tile, out),
+                (Level::Avx512Bf16, Number::Bf16) => avx512::dots(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512, backend::Precision::Bf16) => avx512::widened(tile, out),
+                (Level::Avx512, Number::Bf16) => avx512::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Bf16, backend::Precision::F32) => avx512::singles(tile, out),
+                (Level::Avx512 | Level::Avx512Bf16, Number::F32) => avx512::singles(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, backend::Precision::Bf16) => avx2::widened(tile, out),
+                (Level::Avx2, Number::Bf16) => avx2::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, backend::Precision::F32) => avx2::singles(tile, out),
-                (_, precision) => scalar::tile(tile, out, precision),
+                (Level::Avx2, Number::F32) => avx2::singles(tile, out),
+                (_, number) => scalar::tile(tile, out, number),
             }
         }
     }

@@ -55,6 +55,7 @@ impl KvStore {
         let kept = match precision {
             Precision::F32 => Kept::F32 { panels: room(keys)?, values: room(values)? },
             Precision::Bf16 => Kept::Bf16 { panels: room(keys)?, values: room(values)? },
+            Precision::Int8 => panic!("a cache of keys and values is kept in f32 or bf16"),
         };
         Ok(Self { kept, layers, capacity, heads })
     }

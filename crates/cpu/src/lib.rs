@@ -40,7 +40,7 @@ use backend::{
     Sequences,
 };
 use cross_entropy::{Gradients, Sample};
-use gemm::{Left, Onto, Right, gemm, panel_words};
+use gemm::{Left, Number, Onto, Right, gemm, panel_words};
 use kv_cache::KvStore;
 use matrix::Weights;
 use memory::{Arena, Scratch, Slabs};
@@ -176,7 +176,12 @@ impl Backend for Cpu {
     ) -> Result<Matrix, BackendError> {
         let len = self.len(master);
         assert!(len >= rows * cols, "master of {len} for {rows} × {cols}");
-        let weights = Weights::trainable(&self.slabs, master, rows, cols, precision)?;
+        let number = match precision {
+            Precision::F32 => Number::F32,
+            Precision::Bf16 => Number::Bf16,
+            Precision::Int8 => panic!("a trainable matrix has no blocks to be multiplied in int8"),
+        };
+        let weights = Weights::trainable(&self.slabs, master, rows, cols, number)?;
         let matrix = Matrix::from_index(self.state().matrices.add(weights));
         self.refresh(matrix);
         Ok(matrix)
@@ -276,8 +281,8 @@ impl Backend for Cpu {
         let (d_out, x) = (&state.buffers.floats(d_out)[..rows * w.rows], &state.buffers.floats(x)[..rows * w.cols]);
         let left = Left::Rows { x: d_out, ld: w.rows };
         gemm(pool, level, scratch, &mut d, Onto::Nothing, left, w.training().backward.right(), rows);
-        let mut lease = scratch.take(panel_words(w.precision, w.cols, rows));
-        let right = Right::from_columns(pool, level, w.precision, lease.words(), x, w.cols, rows);
+        let mut lease = scratch.take(panel_words(w.number, w.cols, rows));
+        let right = Right::from_columns(pool, level, w.number, lease.words(), x, w.cols, rows);
         let left = Left::Columns { x: d_out, ld: w.rows };
         gemm(pool, level, scratch, &mut g, Onto::Itself, left, right, w.rows);
         state.buffers.put(d_x, d);

@@ -3,7 +3,7 @@
 //! A loaded matrix is packed once, from whatever encoding its file has. A trainable one follows its f32 master and is
 //! packed twice: over its outputs for `x · wᵀ`, over its inputs for `d_out · w`.
 
-use crate::gemm::Panels;
+use crate::gemm::{Number, Panels};
 use crate::memory::{Scratch, Slabs};
 use crate::{Level, Pool};
 use backend::{BackendError, Buf, EncodedRows, Encoding, Precision};
@@ -13,7 +13,7 @@ use formats::quant;
 pub(crate) struct Weights {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) precision: Precision,
+    pub(crate) number: Number,
     /// Panels of outputs: `x · wᵀ`.
     pub(crate) forward: Panels,
     pub(crate) training: Option<Training>,
@@ -27,9 +27,9 @@ pub(crate) struct Training {
     pub(crate) backward: Panels,
 }
 
-fn panels(slabs: &Slabs, precision: Precision, n: usize, k: usize) -> Result<Panels, BackendError> {
-    let bytes = n.saturating_mul(k).saturating_mul(if precision == Precision::F32 { 4 } else { 2 });
-    Panels::zeroed(slabs, precision, n, k).ok_or(BackendError::OutOfMemory { what: "a weight matrix", bytes })
+fn panels(slabs: &Slabs, number: Number, n: usize, k: usize) -> Result<Panels, BackendError> {
+    let bytes = n.saturating_mul(k).saturating_mul(number.bytes());
+    Panels::zeroed(slabs, number, n, k).ok_or(BackendError::OutOfMemory { what: "a weight matrix", bytes })
 }
 
 impl Weights {
@@ -48,13 +48,14 @@ impl Weights {
             let want = row_bytes.and_then(|bytes| bytes.checked_mul(part.rows));
             assert_eq!(Some(part.bytes.len()), want, "bytes of {} rows × {cols} of {:?}", part.rows, part.encoding);
         }
-        let mut forward = panels(slabs, precision, rows, cols)?;
+        let number = if precision == Precision::F32 { Number::F32 } else { Number::Bf16 };
+        let mut forward = panels(slabs, number, rows, cols)?;
         forward.fill_by_rows(pool, scratch, |range, out| {
             for (row, out) in range.zip(out.chunks_exact_mut(cols)) {
                 decode_row(parts, row, out);
             }
         });
-        Ok(Self { rows, cols, precision, forward, training: None })
+        Ok(Self { rows, cols, number, forward, training: None })
     }
 
     /// A matrix for training, of zeroes until [`Weights::refresh`].
@@ -63,11 +64,11 @@ impl Weights {
         master: Buf,
         rows: usize,
         cols: usize,
-        precision: Precision,
+        number: Number,
     ) -> Result<Self, BackendError> {
-        let forward = panels(slabs, precision, rows, cols)?;
-        let training = Some(Training { master, backward: panels(slabs, precision, cols, rows)? });
-        Ok(Self { rows, cols, precision, forward, training })
+        let forward = panels(slabs, number, rows, cols)?;
+        let training = Some(Training { master, backward: panels(slabs, number, cols, rows)? });
+        Ok(Self { rows, cols, number, forward, training })
     }
 
     /// Packs the master's values.

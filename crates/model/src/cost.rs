@@ -124,10 +124,11 @@ pub fn inference_bytes(
     }
 }
 
+/// Bytes of an element of a cache, or of a trainable matrix. With [`Precision::Int8`] caches are bf16.
 const fn element_bytes(precision: Precision) -> u64 {
     match precision {
         Precision::F32 => 4,
-        Precision::Bf16 => 2,
+        Precision::Bf16 | Precision::Int8 => 2,
     }
 }
 

@@ -92,7 +92,7 @@ fn backward(b: &dyn Backend) {
     for (precision, tolerance) in [(Precision::F32, 3e-6), (Precision::Bf16, 1e-2)] {
         let (x, head) = match precision {
             Precision::F32 => (wide(&inputs.x), wide(&inputs.head)),
-            Precision::Bf16 => inputs.rounded(),
+            Precision::Bf16 | Precision::Int8 => inputs.rounded(),
         };
         let scales = vec![f64::from(scale); rows];
         let loss = |x: &[f64], head: &[f64]| objective(&reference::losses(x, head, &inputs.targets, width), &scales);

@@ -26,7 +26,7 @@ const SIZES: [(usize, usize, usize); 5] = [(1, 16, 16), (3, 48, 40), (7, 33, 19)
 fn operand(x: &[f32], precision: Precision) -> Vec<f64> {
     match precision {
         Precision::F32 => wide(x),
-        Precision::Bf16 => wide(&x.iter().map(|&x| bf16(x)).collect::<Vec<_>>()),
+        Precision::Bf16 | Precision::Int8 => wide(&x.iter().map(|&x| bf16(x)).collect::<Vec<_>>()),
     }
 }
 

@@ -1,16 +1,16 @@
 //! Operands in the form that the tiles read: panels of 32-bit words, each an f32 or a pair of bf16.
 
+use super::Number;
 use super::{Left, MR, NR};
 use crate::memory::{Aligned, Scratch, Slabs};
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
-use backend::Precision;
 use half::bf16;
 use std::ops::Range;
 
 /// A right operand: panels of [`NR`] outputs, `[panel][word of k][NR]`, zeroes where n or k is short.
 pub(crate) struct Panels {
-    precision: Precision,
+    number: Number,
     n: usize,
     k: usize,
     words: Aligned<u32>,
@@ -19,7 +19,7 @@ pub(crate) struct Panels {
 /// A borrowed [`Panels`], perhaps in scratch.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
-    pub(crate) precision: Precision,
+    pub(crate) number: Number,
     /// Outputs.
     pub(crate) n: usize,
     /// Length of the sums.
@@ -28,22 +28,22 @@ pub(crate) struct Right<'a> {
 }
 
 /// Words of a row of `k` numbers: an odd one is paired with 0.
-pub(crate) const fn words_of(precision: Precision, k: usize) -> usize {
-    match precision {
-        Precision::F32 => k,
-        Precision::Bf16 => k.div_ceil(2),
+pub(crate) const fn words_of(number: Number, k: usize) -> usize {
+    match number {
+        Number::F32 => k,
+        Number::Bf16 => k.div_ceil(2),
     }
 }
 
 /// Words of all panels of a right operand.
-pub(crate) const fn panel_words(precision: Precision, n: usize, k: usize) -> usize {
-    n.div_ceil(NR) * NR * words_of(precision, k)
+pub(crate) const fn panel_words(number: Number, n: usize, k: usize) -> usize {
+    n.div_ceil(NR) * NR * words_of(number, k)
 }
 
 impl Panels {
     /// Panels of zeroes; `None` where the memory cannot be had.
-    pub(crate) fn zeroed(slabs: &Slabs, precision: Precision, n: usize, k: usize) -> Option<Self> {
-        Some(Self { precision, n, k, words: slabs.take(panel_words(precision, n, k))? })
+    pub(crate) fn zeroed(slabs: &Slabs, number: Number, n: usize, k: usize) -> Option<Self> {
+        Some(Self { number, n, k, words: slabs.take(panel_words(number, n, k))? })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -51,7 +51,7 @@ impl Panels {
     }
 
     pub(crate) fn right(&self) -> Right<'_> {
-        Right { precision: self.precision, n: self.n, k: self.k, words: &self.words }
+        Right { number: self.number, n: self.n, k: self.k, words: &self.words }
     }
 
     /// Packs the rows that `fill(first row, rows)` writes, up to [`NR`] at a time, `k` floats each.
@@ -61,54 +61,54 @@ impl Panels {
         scratch: &Scratch,
         fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
-        let (precision, n, k) = (self.precision, self.n, self.k);
+        let (number, n, k) = (self.number, self.n, self.k);
         if k == 0 {
             return;
         }
-        pool.for_each_chunk(&mut self.words, NR * words_of(precision, k), |panel, words| {
+        pool.for_each_chunk(&mut self.words, NR * words_of(number, k), |panel, words| {
             let rows = panel * NR..n.min((panel + 1) * NR);
             let mut lease = scratch.take(rows.len() * k);
             fill(rows, lease.floats());
-            right_rows(precision, words, lease.floats(), k);
+            right_rows(number, words, lease.floats(), k);
         });
     }
 
     /// Packs `n` rows of `k` floats.
     pub(crate) fn pack_rows(&mut self, pool: &Pool, level: Level, x: &[f32]) {
-        let (precision, k) = (self.precision, self.k);
+        let (number, k) = (self.number, self.k);
         let x = &x[..self.n * k];
         if k == 0 {
             return;
         }
-        pool.for_each_chunk(&mut self.words, NR * words_of(precision, k), |panel, words| {
+        pool.for_each_chunk(&mut self.words, NR * words_of(number, k), |panel, words| {
             let rows = &x[panel * NR * k..x.len().min((panel + 1) * NR * k)];
-            match (level, precision) {
+            match (level, number) {
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512 | Level::Avx512Bf16, _) if rows.len() == NR * k => {
                     // SAFETY: a `Level` is made only where its instructions were seen.
-                    unsafe { super::pack_avx512::right_rows(precision, words, rows, k) }
+                    unsafe { super::pack_avx512::right_rows(number, words, rows, k) }
                 }
-                _ => right_rows(precision, words, rows, k),
+                _ => right_rows(number, words, rows, k),
             }
         });
     }
 
     /// Packs the transpose of `k` rows of `n` floats.
     pub(crate) fn pack_columns(&mut self, pool: &Pool, level: Level, x: &[f32]) {
-        right_columns(pool, level, self.precision, &mut self.words, x, self.n, self.k);
+        right_columns(pool, level, self.number, &mut self.words, x, self.n, self.k);
     }
 
     /// Unpacks row `row` of the `n`.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.n, "row {row} of {}", self.n);
         let panel = self.right().panel(row / NR);
-        match self.precision {
-            Precision::F32 => {
+        match self.number {
+            Number::F32 => {
                 for (out, words) in out[..self.k].iter_mut().zip(panel.chunks_exact(NR)) {
                     *out = f32::from_bits(words[row % NR]);
                 }
             }
-            Precision::Bf16 => {
+            Number::Bf16 => {
                 for (out, words) in out[..self.k].chunks_mut(2).zip(panel.chunks_exact(NR)) {
                     let pair = unpair(words[row % NR]);
                     out.copy_from_slice(&pair[..out.len()]);
@@ -123,15 +123,15 @@ impl<'a> Right<'a> {
     pub(crate) fn from_columns(
         pool: &Pool,
         level: Level,
-        precision: Precision,
+        number: Number,
         words: &'a mut [u32],
         x: &[f32],
         n: usize,
         k: usize,
     ) -> Self {
-        let words = &mut words[..panel_words(precision, n, k)];
-        right_columns(pool, level, precision, words, x, n, k);
-        Self { precision, n, k, words }
+        let words = &mut words[..panel_words(number, n, k)];
+        right_columns(pool, level, number, words, x, n, k);
+        Self { number, n, k, words }
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -139,7 +139,7 @@ impl<'a> Right<'a> {
     }
 
     pub(crate) fn words_per_panel(&self) -> usize {
-        words_of(self.precision, self.k)
+        words_of(self.number, self.k)
     }
 
     /// `[word of k][NR]`.
@@ -161,11 +161,11 @@ pub(crate) enum LeftForm {
 }
 
 impl LeftForm {
-    pub(crate) fn of(level: Level, precision: Precision) -> Self {
-        match (level, precision) {
-            (_, Precision::F32) => Self::Singles,
-            (Level::Avx512Bf16, Precision::Bf16) => Self::Pairs,
-            (_, Precision::Bf16) => Self::Rounded,
+    pub(crate) fn of(level: Level, number: Number) -> Self {
+        match (level, number) {
+            (_, Number::F32) => Self::Singles,
+            (Level::Avx512Bf16, Number::Bf16) => Self::Pairs,
+            (_, Number::Bf16) => Self::Rounded,
         }
     }
 
@@ -231,20 +231,20 @@ pub(crate) fn left(
 }
 
 /// Packs the rows of one panel, `k` floats each.
-pub(crate) fn right_rows(precision: Precision, panel: &mut [u32], x: &[f32], k: usize) {
+pub(crate) fn right_rows(number: Number, panel: &mut [u32], x: &[f32], k: usize) {
     for (word, group) in panel.chunks_exact_mut(NR).enumerate() {
         for (out, row) in group.iter_mut().zip(x.chunks_exact(k)) {
-            *out = match precision {
-                Precision::F32 => row[word].to_bits(),
-                Precision::Bf16 => pair(row[2 * word], row.get(2 * word + 1).copied().unwrap_or(0.0)),
+            *out = match number {
+                Number::F32 => row[word].to_bits(),
+                Number::Bf16 => pair(row[2 * word], row.get(2 * word + 1).copied().unwrap_or(0.0)),
             };
         }
     }
 }
 
 /// Packs the transpose of `k` rows of `n` floats into all panels.
-fn right_columns(pool: &Pool, level: Level, precision: Precision, words: &mut [u32], x: &[f32], n: usize, k: usize) {
-    let per_panel = words_of(precision, k);
+fn right_columns(pool: &Pool, level: Level, number: Number, words: &mut [u32], x: &[f32], n: usize, k: usize) {
+    let per_panel = words_of(number, k);
     let x = &x[..n * k];
     if words.is_empty() {
         return;
@@ -257,13 +257,13 @@ fn right_columns(pool: &Pool, level: Level, precision: Precision, words: &mut [u
         for panel in 0..n.div_ceil(NR) {
             // SAFETY: each group of words of a panel is packed by one task.
             let out = unsafe { words.piece((panel * per_panel + range.start) * NR, range.len() * NR) };
-            match (level, precision) {
+            match (level, number) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, Precision::Bf16) => {
+                (Level::Avx512Bf16, Number::Bf16) => {
                     // SAFETY: a `Level` is made only where its instructions were seen.
                     unsafe { super::pack_avx512::right_pairs_of_columns(out, x, panel * NR, range.start, n, k) };
                 }
-                _ => right_columns_of_panel(precision, out, x, panel * NR, range.start, n, k),
+                _ => right_columns_of_panel(number, out, x, panel * NR, range.start, n, k),
             }
         }
     });
@@ -271,7 +271,7 @@ fn right_columns(pool: &Pool, level: Level, precision: Precision, words: &mut [u
 
 /// Packs words `first..` of the panel that starts at output `column`.
 fn right_columns_of_panel(
-    precision: Precision,
+    number: Number,
     panel: &mut [u32],
     x: &[f32],
     column: usize,
@@ -284,13 +284,13 @@ fn right_columns_of_panel(
     for (i, group) in panel.chunks_exact_mut(NR).enumerate() {
         group[width..].fill(0);
         let word = first + i;
-        match precision {
-            Precision::F32 => group.iter_mut().zip(row(word)).for_each(|(out, x)| *out = x.to_bits()),
-            Precision::Bf16 if 2 * word + 1 < k => {
+        match number {
+            Number::F32 => group.iter_mut().zip(row(word)).for_each(|(out, x)| *out = x.to_bits()),
+            Number::Bf16 if 2 * word + 1 < k => {
                 let rows = row(2 * word).iter().zip(row(2 * word + 1));
                 group.iter_mut().zip(rows).for_each(|(out, (&a, &b))| *out = pair(a, b));
             }
-            Precision::Bf16 => group.iter_mut().zip(row(2 * word)).for_each(|(out, &a)| *out = pair(a, 0.0)),
+            Number::Bf16 => group.iter_mut().zip(row(2 * word)).for_each(|(out, &a)| *out = pair(a, 0.0)),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The packers of the AVX-512 levels: activations on every product, weights on every step of training.
 
+use super::Number;
 use super::pack::{self, words_of};
 use super::{MR, NR};
-use backend::Precision;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -191,20 +191,20 @@ pub(super) fn right_pairs_of_columns(panel: &mut [u32], x: &[f32], column: usize
 
 /// Packs a whole panel of B from [`NR`] rows of `k` floats: squares of 16 × 16 words, transposed.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn right_rows(precision: Precision, panel: &mut [u32], x: &[f32], k: usize) {
-    let words = words_of(precision, k);
-    let whole = match precision {
-        Precision::F32 => k / LANES,
-        Precision::Bf16 => k / (2 * LANES),
+pub(super) fn right_rows(number: Number, panel: &mut [u32], x: &[f32], k: usize) {
+    let words = words_of(number, k);
+    let whole = match number {
+        Number::F32 => k / LANES,
+        Number::Bf16 => k / (2 * LANES),
     };
     for square in 0..whole {
         for rows in (0..NR).step_by(LANES) {
             let mut words_of_rows = [_mm512_setzero_si512(); LANES];
             for (i, words) in words_of_rows.iter_mut().enumerate() {
                 let row = &x[(rows + i) * k..][..k];
-                *words = match precision {
-                    Precision::F32 => _mm512_castps_si512(load(row, square * LANES, k)),
-                    Precision::Bf16 => {
+                *words = match number {
+                    Number::F32 => _mm512_castps_si512(load(row, square * LANES, k)),
+                    Number::Bf16 => {
                         round_neighbours(load(row, square * 2 * LANES, k), load(row, (square * 2 + 1) * LANES, k))
                     }
                 };
@@ -219,9 +219,9 @@ pub(super) fn right_rows(precision: Precision, panel: &mut [u32], x: &[f32], k: 
     for word in whole * LANES..words {
         for (row, out) in panel[word * NR..][..NR].iter_mut().enumerate() {
             let row = &x[row * k..][..k];
-            *out = match precision {
-                Precision::F32 => row[word].to_bits(),
-                Precision::Bf16 => pack::pair(row[2 * word], row.get(2 * word + 1).copied().unwrap_or(0.0)),
+            *out = match number {
+                Number::F32 => row[word].to_bits(),
+                Number::Bf16 => pack::pair(row[2 * word], row.get(2 * word + 1).copied().unwrap_or(0.0)),
             };
         }
     }

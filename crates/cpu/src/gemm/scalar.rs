@@ -3,13 +3,13 @@
 //! On x86-64 the loops are compiled a second time for processors with a fused multiply-add, which a plain build may not
 //! use: without it each step is a call of the C library, with the same bits and a hundredth of the speed.
 
+use super::Number;
 use super::pack::unpair;
 use super::{MR, NR, Tile};
-use backend::Precision;
 
 /// # Safety
 /// [`Tile`]'s pointers and `out` reach `height` rows of `width` floats, which no other thread writes.
-pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize), precision: Precision) {
+pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize), number: Number) {
     let mut sums = [[0.0f32; NR]; MR];
     // SAFETY: as the caller promises.
     let row = |(start, ld): (*const f32, usize), i: usize| unsafe {
@@ -19,7 +19,7 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize), precision: Pr
         (0..tile.height).for_each(|i| sums[i][..tile.width].copy_from_slice(row(start, i)));
     }
     let sums = &mut sums[..tile.height];
-    add_products(sums, tile, precision);
+    add_products(sums, tile, number);
     for (i, sums) in sums.iter().enumerate() {
         for (j, &sum) in sums[..tile.width].iter().enumerate() {
             let residual = tile.residual.map(|residual| row(residual, i)[j]);
@@ -29,24 +29,24 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize), precision: Pr
     }
 }
 
-fn add_products(sums: &mut [[f32; NR]], tile: &Tile<'_>, precision: Precision) {
+fn add_products(sums: &mut [[f32; NR]], tile: &Tile<'_>, number: Number) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("fma") {
         #[target_feature(enable = "fma")]
-        fn fused(sums: &mut [[f32; NR]], tile: &Tile<'_>, precision: Precision) {
-            loops(sums, tile, precision);
+        fn fused(sums: &mut [[f32; NR]], tile: &Tile<'_>, number: Number) {
+            loops(sums, tile, number);
         }
         // SAFETY: the instruction was just seen.
-        return unsafe { fused(sums, tile, precision) };
+        return unsafe { fused(sums, tile, number) };
     }
-    loops(sums, tile, precision);
+    loops(sums, tile, number);
 }
 
 #[inline(always)]
-fn loops(sums: &mut [[f32; NR]], tile: &Tile<'_>, precision: Precision) {
-    match precision {
-        Precision::F32 => singles(sums, tile),
-        Precision::Bf16 => widened(sums, tile),
+fn loops(sums: &mut [[f32; NR]], tile: &Tile<'_>, number: Number) {
+    match number {
+        Number::F32 => singles(sums, tile),
+        Number::Bf16 => widened(sums, tile),
     }
 }
 

@@ -1,6 +1,5 @@
 use super::*;
 use crate::memory::Slabs;
-use backend::Precision;
 use proptest::prelude::*;
 
 /// Numbers that round to bf16 with ties and carries among them, from a small generator of its own.
@@ -16,8 +15,8 @@ pub(crate) fn numbers(seed: u32, len: usize) -> Vec<f32> {
 }
 
 /// The sum as the module's documentation states it.
-fn reference(precision: Precision, a: &[f32], b: &[f32], start: f32) -> f32 {
-    let round = |x: f32| if precision == Precision::Bf16 { pack::round(x).to_f32() } else { x };
+fn reference(number: Number, a: &[f32], b: &[f32], start: f32) -> f32 {
+    let round = |x: f32| if number == Number::Bf16 { pack::round(x).to_f32() } else { x };
     a.iter().zip(b).fold(start, |sum, (&a, &b)| round(a).mul_add(round(b), sum))
 }
 
@@ -30,22 +29,22 @@ fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 }
 
 /// Every way to call `gemm` at one shape, against [`reference`], bit by bit.
-fn check(threads: usize, level: Level, precision: Precision, (m, n, k): (usize, usize, usize)) {
+fn check(threads: usize, level: Level, number: Number, (m, n, k): (usize, usize, usize)) {
     let (pool, scratch) = (Pool::new(threads), Scratch::default());
     let (a, b, c) = (numbers(1, m * k), numbers(2, n * k), numbers(3, m * n));
     let (a_columns, b_columns) = (transpose(&a, m, k), transpose(&b, n, k));
-    let name = format!("{level} {precision:?} {m}×{n}×{k}, {threads} threads");
+    let name = format!("{level} {number:?} {m}×{n}×{k}, {threads} threads");
     let sum = |i: usize, start: f32| {
         let (row, col) = (i / n, i % n);
-        reference(precision, &a[row * k..][..k], &b[col * k..][..k], start)
+        reference(number, &a[row * k..][..k], &b[col * k..][..k], start)
     };
     let plain: Vec<f32> = (0..m * n).map(|i| sum(i, 0.0)).collect();
     let added: Vec<f32> = (0..m * n).map(|i| sum(i, c[i])).collect();
     let beside: Vec<f32> = (0..m * n).map(|i| c[i] + plain[i]).collect();
 
-    let mut by_rows = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+    let mut by_rows = Panels::zeroed(&Slabs::default(), number, n, k).unwrap();
     by_rows.pack_rows(&pool, level, &b);
-    let mut by_columns = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+    let mut by_columns = Panels::zeroed(&Slabs::default(), number, n, k).unwrap();
     by_columns.pack_columns(&pool, level, &b_columns);
     for (panels, left) in
         [(&by_rows, Left::Rows { x: &a, ld: k }), (&by_columns, Left::Columns { x: &a_columns, ld: m })]
@@ -77,15 +76,15 @@ impl std::fmt::Debug for Onto<'_> {
 #[test]
 fn every_level_returns_the_bits_of_the_documented_sum() {
     for level in crate::available() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for number in [Number::F32, Number::Bf16] {
             for rows in 1..=17 {
-                check(2, level, precision, (rows, 70, 33));
+                check(2, level, number, (rows, 70, 33));
             }
             for n in [1, 15, 16, 17, 63, 64, 65, 127, 130, 200] {
-                check(1, level, precision, (5, n, 19));
+                check(1, level, number, (5, n, 19));
             }
             for k in [1, 2, 31, 32, 33, 64, 65, 2 * K_BLOCK - 1, 2 * K_BLOCK + 3] {
-                check(3, level, precision, (13, 66, k));
+                check(3, level, number, (13, 66, k));
             }
         }
     }
@@ -96,10 +95,10 @@ fn rows_do_not_depend_on_their_number_nor_on_threads() {
     let (m, n, k) = (400, 192, 150);
     let (x, w) = (numbers(5, m * k), numbers(6, n * k));
     for level in crate::available() {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for number in [Number::F32, Number::Bf16] {
             let run = |threads: usize, rows: usize| {
                 let pool = Pool::new(threads);
-                let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+                let mut panels = Panels::zeroed(&Slabs::default(), number, n, k).unwrap();
                 panels.pack_rows(&pool, level, &w);
                 let mut out = vec![0.0; rows * n];
                 let left = Left::Rows { x: &x, ld: k };
@@ -108,11 +107,7 @@ fn rows_do_not_depend_on_their_number_nor_on_threads() {
             };
             let want = run(1, m);
             for (threads, rows) in [(2, m), (3, m), (1, 1), (2, 16), (2, 17), (3, 100)] {
-                assert_eq!(
-                    bits(&run(threads, rows)),
-                    bits(&want[..rows * n]),
-                    "{level} {precision:?} {threads} {rows}"
-                );
+                assert_eq!(bits(&run(threads, rows)), bits(&want[..rows * n]), "{level} {number:?} {threads} {rows}");
             }
         }
     }
@@ -128,8 +123,8 @@ fn a_gradient_may_be_summed_in_pieces() {
             let mut out = vec![0.0; m * n];
             for pair in cuts.windows(2) {
                 let (a, b, k) = (&a[pair[0] * m..pair[1] * m], &b[pair[0] * n..pair[1] * n], pair[1] - pair[0]);
-                let mut words = vec![0; panel_words(Precision::Bf16, n, k)];
-                let right = Right::from_columns(&pool, level, Precision::Bf16, &mut words, b, n, k);
+                let mut words = vec![0; panel_words(Number::Bf16, n, k)];
+                let right = Right::from_columns(&pool, level, Number::Bf16, &mut words, b, n, k);
                 let left = Left::Columns { x: a, ld: m };
                 gemm(&pool, level, &Scratch::default(), &mut out, Onto::Itself, left, right, m);
             }
@@ -144,18 +139,18 @@ fn a_gradient_may_be_summed_in_pieces() {
 fn panels_give_their_rows_back() {
     let (n, k) = (130, 77);
     let w = numbers(9, n * k);
-    for precision in [Precision::F32, Precision::Bf16] {
+    for number in [Number::F32, Number::Bf16] {
         for level in crate::available() {
-            let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+            let mut panels = Panels::zeroed(&Slabs::default(), number, n, k).unwrap();
             panels.pack_rows(&Pool::new(2), level, &w);
             let mut row = vec![0.0; k];
             for i in 0..n {
                 panels.row(i, &mut row);
-                let want = w[i * k..][..k].iter().map(|&x| match precision {
-                    Precision::F32 => x,
-                    Precision::Bf16 => pack::round(x).to_f32(),
+                let want = w[i * k..][..k].iter().map(|&x| match number {
+                    Number::F32 => x,
+                    Number::Bf16 => pack::round(x).to_f32(),
                 });
-                assert_eq!(row, want.collect::<Vec<_>>(), "{level} {precision:?} row {i}");
+                assert_eq!(row, want.collect::<Vec<_>>(), "{level} {number:?} row {i}");
             }
         }
     }
@@ -175,8 +170,8 @@ proptest! {
         let (a, b, c) = (a.map(widen), b.map(widen), f32::from_bits(c));
         let want = dots_reference(c, a, b);
         for level in crate::available().into_iter().filter(|level| level.name() == "avx512bf16") {
-            let (pool, mut out, mut words) = (Pool::new(1), [c], vec![0; panel_words(Precision::Bf16, 1, 2)]);
-            let right = Right::from_columns(&pool, level, Precision::Bf16, &mut words, &b, 1, 2);
+            let (pool, mut out, mut words) = (Pool::new(1), [c], vec![0; panel_words(Number::Bf16, 1, 2)]);
+            let right = Right::from_columns(&pool, level, Number::Bf16, &mut words, &b, 1, 2);
             let left = Left::Rows { x: &a, ld: 2 };
             gemm(&pool, level, &Scratch::default(), &mut out, Onto::Itself, left, right, 1);
             prop_assert!(out[0].to_bits() == want.to_bits() || (out[0].is_nan() && want.is_nan()), "{} {want}", out[0]);
@@ -201,12 +196,12 @@ fn gemm_speed() {
     let pool = Pool::new(threads);
     let scratch = Scratch::default();
     for level in crate::available().into_iter().filter(|level| *level > Level::Avx2) {
-        for precision in [Precision::Bf16, Precision::F32] {
-            let peak = match precision {
-                Precision::Bf16 => crate::ceiling::bf16_flops(&pool, level),
-                Precision::F32 => crate::ceiling::fma_flops(&pool, level),
+        for number in [Number::Bf16, Number::F32] {
+            let peak = match number {
+                Number::Bf16 => crate::ceiling::bf16_flops(&pool, level),
+                Number::F32 => crate::ceiling::fma_flops(&pool, level),
             };
-            println!("{level} {precision:?}: peak {:.0} Gflop/s", peak / 1e9);
+            println!("{level} {number:?}: peak {:.0} Gflop/s", peak / 1e9);
             for (m, n, k) in [
                 (4096, 2304, 768),
                 (4096, 768, 768),
@@ -217,7 +212,7 @@ fn gemm_speed() {
             ] {
                 let x = numbers(1, m * k);
                 let w = numbers(2, n * k);
-                let mut panels = Panels::zeroed(&Slabs::default(), precision, n, k).unwrap();
+                let mut panels = Panels::zeroed(&Slabs::default(), number, n, k).unwrap();
                 panels.pack_rows(&pool, level, &w);
                 let mut out = vec![0.0; m * n];
                 let mut dw = vec![0.0; n * k];
@@ -244,8 +239,8 @@ fn gemm_speed() {
                     );
                 });
                 let gradient = best(&mut || {
-                    let mut lease = scratch.take(panel_words(precision, k, m));
-                    let right = Right::from_columns(&pool, level, precision, lease.words(), &x, k, m);
+                    let mut lease = scratch.take(panel_words(number, k, m));
+                    let right = Right::from_columns(&pool, level, number, lease.words(), &x, k, m);
                     gemm(&pool, level, &scratch, &mut dw, Onto::Itself, Left::Columns { x: &out, ld: n }, right, n);
                 });
                 let pack = best(&mut || panels.pack_rows(&pool, level, &w));
@@ -264,7 +259,7 @@ fn gemm_speed() {
                 let slabs = Slabs::default();
                 let all: Vec<_> = (0..copies)
                     .map(|_| {
-                        let mut panels = Panels::zeroed(&slabs, precision, n, k).unwrap();
+                        let mut panels = Panels::zeroed(&slabs, number, n, k).unwrap();
                         panels.pack_rows(&pool, level, &w);
                         panels
                     })
