@@ -1,7 +1,7 @@
 //! What `--model`, `--text` and the like name: run folders, Hugging Face folders, GGUF files, prompts.
 
 use anyhow::{Context, Result, bail};
-use backend::{Backend, Precision};
+use backend::{Backend, KvType, Precision};
 use formats::file;
 use model::Model;
 use recipe::Recipe;
@@ -23,6 +23,30 @@ impl From<Dtype> for Precision {
             Dtype::F32 => Self::F32,
             Dtype::Bf16 => Self::Bf16,
         }
+    }
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CacheType {
+    /// As they were computed.
+    F32,
+    /// Rounded to bf16.
+    Bf16,
+    /// Rounded to half precision.
+    F16,
+    /// In 8 bits, with a scale for every 32.
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// What was asked for, or the cache that goes with the products: f32 beside f32, bf16 beside all others.
+pub(crate) fn kv_type(asked: Option<CacheType>, dtype: Dtype) -> KvType {
+    match (asked, dtype) {
+        (Some(CacheType::F32), _) | (None, Dtype::F32) => KvType::F32,
+        (Some(CacheType::Bf16), _) | (None, _) => KvType::Bf16,
+        (Some(CacheType::F16), _) => KvType::F16,
+        (Some(CacheType::Q8_0), _) => KvType::Q8_0,
     }
 }
 

@@ -17,8 +17,10 @@
 //!   micro-batch of eight rows and two of four leave the same bits.
 
 pub mod conformance;
+mod kv_type;
 mod shape;
 
+pub use kv_type::KvType;
 pub use shape::{Family, Heads, Rows, Sequences};
 
 /// A buffer of floats or of token ids.
@@ -306,7 +308,7 @@ pub trait Backend: Send + Sync {
         precision: Precision,
     );
 
-    /// Room for `capacity` positions of `layers` layers; keys and values are kept in `precision`.
+    /// Room for `capacity` positions of `layers` layers; keys and values are kept as `kv_type`.
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
@@ -315,7 +317,7 @@ pub trait Backend: Send + Sync {
         layers: usize,
         capacity: usize,
         heads: Heads,
-        precision: Precision,
+        kv_type: KvType,
     ) -> Result<KvCache, BackendError>;
 
     /// Gives a cache back.

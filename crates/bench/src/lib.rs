@@ -14,6 +14,6 @@ mod train;
 pub use ceiling::{Ceiling, Ceilings};
 pub use decode::{decode, verify};
 pub use kernels::kernels;
-pub use measure::{BenchError, Measurement, Statistics};
+pub use measure::{BenchError, Measurement, Statistics, Types};
 pub use prefill::prefill;
 pub use train::{TrainShape, train};

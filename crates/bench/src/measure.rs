@@ -1,6 +1,7 @@
 //! Repeated timing and the form of a result.
 
 use crate::ceiling::Ceiling;
+use backend::{KvType, Precision};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -21,6 +22,15 @@ pub enum BenchError {
     Train(#[from] train::TrainError),
 }
 
+/// What a session computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    /// How products are computed.
+    pub precision: Precision,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+}
+
 /// One line of `slm bench … --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
@@ -30,6 +40,9 @@ pub struct Measurement {
     pub shape: String,
     /// How the products were computed: `f32` or `bf16`.
     pub dtype: String,
+    /// How keys and values were kept, where there was a cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_type: Option<KvType>,
     /// Threads that computed.
     pub threads: usize,
     /// The backend's dispatch level.
@@ -102,6 +115,7 @@ impl Measurement {
             name: name.into(),
             shape,
             dtype: dtype.into(),
+            cache_type: None,
             threads: description.threads,
             level: description.level,
             median: statistics.median,
@@ -113,6 +127,11 @@ impl Measurement {
             share_of_ceiling: ceiling.as_ref().map(|ceiling| statistics.median / ceiling.value),
             ceiling_by: ceiling.map(|ceiling| ceiling.by),
         }
+    }
+
+    /// The same result, of a session whose keys and values were kept as `kv_type`.
+    pub(crate) fn with_cache(self, kv_type: KvType) -> Self {
+        Self { cache_type: Some(kv_type), ..self }
     }
 }
 

@@ -1,10 +1,10 @@
 //! `slm bench`: how fast, beside what the machine could do at most.
 
-use crate::inputs::{self, Dtype};
+use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
 use anyhow::Result;
-use bench::{Ceilings, Measurement, TrainShape};
+use bench::{Ceilings, Measurement, TrainShape, Types};
 use clap::{Args, Subcommand};
 use model::{Config, Model};
 use recipe::Recipe;
@@ -58,8 +58,18 @@ struct ModelArguments {
     /// How products are computed
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
+    /// How keys and values are kept [default: f32 with --dtype f32, bf16 otherwise]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    cache_type: Option<CacheType>,
     #[command(flatten)]
     common: Common,
+}
+
+impl ModelArguments {
+    /// How products are computed, and how keys and values are kept.
+    fn types(&self) -> Types {
+        Types { precision: self.dtype.into(), kv_type: inputs::kv_type(self.cache_type, self.dtype) }
+    }
 }
 
 #[derive(Args)]
@@ -119,15 +129,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         }
         What::Train(arguments) => training(&arguments),
         What::Prefill(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            let precision = arguments.model.dtype.into();
-            Ok(vec![bench::prefill(cpu, ceilings, model, precision, arguments.tokens, runs)?])
+            Ok(vec![bench::prefill(cpu, ceilings, model, arguments.model.types(), arguments.tokens, runs)?])
         }),
         What::Decode(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            let precision = arguments.model.dtype.into();
-            Ok(vec![bench::decode(cpu, ceilings, model, precision, arguments.depth, arguments.tokens, runs)?])
+            let types = arguments.model.types();
+            Ok(vec![bench::decode(cpu, ceilings, model, types, arguments.depth, arguments.tokens, runs)?])
         }),
         What::Verify(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            Ok(bench::verify(cpu, ceilings, model, arguments.model.dtype.into(), &arguments.rows, runs)?)
+            Ok(bench::verify(cpu, ceilings, model, arguments.model.types(), &arguments.rows, runs)?)
         }),
     }
 }

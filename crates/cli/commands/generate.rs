@@ -1,6 +1,6 @@
 //! `slm generate`: a prompt continued, with or without speculation.
 
-use crate::inputs::{self, Dtype};
+use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
 use anyhow::{Context, Result, bail};
@@ -82,6 +82,9 @@ pub(crate) struct Arguments {
     /// How products are computed
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
+    /// How keys and values are kept [default: f32 with --dtype f32, bf16 otherwise]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    cache_type: Option<CacheType>,
     /// Print one JSON object on the last line instead of the text
     #[arg(long)]
     json: bool,
@@ -126,8 +129,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let prompt = prompt_ids(&arguments, tokenizer.as_ref())?;
     let capacity = (prompt.len() + arguments.max_tokens).clamp(1, target.config.context);
-    let precision = arguments.dtype.into();
-    let mut session = Session::with_cache_precision(&cpu, &target, capacity, precision)?;
+    let kv_type = inputs::kv_type(arguments.cache_type, arguments.dtype);
+    let mut session = Session::with_cache(&cpu, &target, capacity, kv_type)?;
     let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
     let options = options(&arguments, &target);
 
@@ -207,7 +210,8 @@ fn drafter<'b>(
     let choice = arguments.speculate.unwrap_or(if draft.is_some() { Speculate::Draft } else { Speculate::Off });
     let model = |draft: &'b Model| -> Result<ModelDrafter<'b>, InferError> {
         let capacity = capacity.min(draft.config.context);
-        let session = Session::with_cache_precision(cpu, draft, capacity, arguments.dtype.into())?;
+        let kv_type = inputs::kv_type(arguments.cache_type, arguments.dtype);
+        let session = Session::with_cache(cpu, draft, capacity, kv_type)?;
         Ok(ModelDrafter::from_session(session, vocab))
     };
     Ok(match (choice, draft) {

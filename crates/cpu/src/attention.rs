@@ -14,10 +14,10 @@ mod forward;
 mod multiply;
 pub(crate) mod pack;
 
-use crate::kv_cache::{KvStore, Layer};
+use crate::kv_cache::{KvStore, Layer, Part, q8};
 use crate::memory::Scratch;
 use crate::pool::Disjoint;
-use crate::simd::at_every_level;
+use crate::simd::{Simd, at_every_level};
 use crate::split::share;
 use crate::{Level, Pool};
 use backend::{Heads, Precision, Rows, Sequences};
@@ -146,7 +146,7 @@ at_every_level! {
 /// Packs the keys and values of `blocks`, then attends.
 #[inline(always)]
 fn pack_and_attend(
-    s: impl crate::simd::Simd,
+    s: impl Simd,
     queries: Queries<'_>,
     blocks: Range<usize>,
     rows: Range<usize>,
@@ -199,20 +199,21 @@ pub(crate) fn attention_cached(
         let queries = Queries { qkv, heads, kv_head, base: 0, at, first_key: None };
         let blocks = (at + range.end).div_ceil(BLOCK);
         match cache.layer(layer, kv_head, blocks) {
-            Layer::F32 { panels, values } => {
+            Layer::F32(Part { panels, values }) => {
                 let kv = KeysValues { panels, values, first_block: 0 };
                 attend_f32(level, queries, kv, range, outputs, scratch.take(tile).floats());
             }
-            Layer::Bf16 { panels, values } if range.len() * heads.group() < WIDEN_ROWS => {
+            Layer::Bf16(Part { panels, values }) if range.len() * heads.group() < WIDEN_ROWS => {
                 let kv = KeysValues { panels, values, first_block: 0 };
                 attend_bf16(level, queries, kv, range, outputs, scratch.take(tile).floats());
             }
-            Layer::Bf16 { panels, values } => {
-                let mut lease = scratch.take(panels.len() + values.len() + tile);
-                let (wide_panels, rest) = lease.floats().split_at_mut(panels.len());
-                let (wide_values, tile) = rest.split_at_mut(values.len());
-                widen(wide_panels, panels);
-                widen(wide_values, values);
+            narrow => {
+                let positions = blocks * BLOCK;
+                let [keys, width] = [heads.head_dim, padded(heads.head_dim)].map(|width| positions * width);
+                let mut lease = scratch.take(keys + width + tile);
+                let (wide_panels, rest) = lease.floats().split_at_mut(keys);
+                let (wide_values, tile) = rest.split_at_mut(width);
+                widen(level, wide_panels, wide_values, narrow, heads.head_dim);
                 let kv = KeysValues { panels: wide_panels, values: wide_values, first_block: 0 };
                 attend_f32(level, queries, kv, range, outputs, tile);
             }
@@ -246,9 +247,44 @@ at_every_level! {
     ) = attend;
 }
 
-fn widen(out: &mut [f32], x: &[u16]) {
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = f32::from_bits(u32::from(x) << 16);
+/// Keys and values as f32, exactly what was kept.
+fn widen(level: Level, panels: &mut [f32], values: &mut [f32], narrow: Layer<'_>, head_dim: usize) {
+    match narrow {
+        Layer::F32(part) => {
+            panels.copy_from_slice(part.panels);
+            values.copy_from_slice(part.values);
+        }
+        Layer::Bf16(part) => {
+            widen_bf16(level, panels, part.panels);
+            widen_bf16(level, values, part.values);
+        }
+        Layer::F16(part) => {
+            widen_f16(level, panels, part.panels);
+            widen_f16(level, values, part.values);
+        }
+        Layer::Q8(part) => q8::widen(level, panels, values, part.panels, part.values, head_dim),
+    }
+}
+
+at_every_level! {
+    fn widen_bf16(out: &mut [f32], x: &[u16]) = widen_bf16_lanes;
+}
+
+#[inline(always)]
+fn widen_bf16_lanes<S: Simd>(s: S, out: &mut [f32], x: &[u16]) {
+    for (out, x) in out.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
+        s.store(out, s.load_bf16(x));
+    }
+}
+
+at_every_level! {
+    fn widen_f16(out: &mut [f32], x: &[u16]) = widen_f16_lanes;
+}
+
+#[inline(always)]
+fn widen_f16_lanes<S: Simd>(s: S, out: &mut [f32], x: &[u16]) {
+    for (out, x) in out.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
+        s.store(out, s.load_f16(x));
     }
 }
 

@@ -36,8 +36,8 @@ pub use level::{CpuError, Level, available, detect, physical_threads};
 pub use pool::Pool;
 
 use backend::{
-    AdamW, Backend, BackendError, Buf, Description, Element, EncodedRows, Heads, KvCache, Matrix, Precision, Rows,
-    Sequences,
+    AdamW, Backend, BackendError, Buf, Description, Element, EncodedRows, Heads, KvCache, KvType, Matrix, Precision,
+    Rows, Sequences,
 };
 use cross_entropy::{Gradients, Sample};
 use gemm::{Left, Number, Onto, Right, gemm, panel_words};
@@ -370,9 +370,9 @@ impl Backend for Cpu {
         layers: usize,
         capacity: usize,
         heads: Heads,
-        precision: Precision,
+        kv_type: KvType,
     ) -> Result<KvCache, BackendError> {
-        let cache = KvStore::new(layers, capacity, heads, precision)?;
+        let cache = KvStore::new(layers, capacity, heads, kv_type)?;
         Ok(KvCache::from_index(self.state().caches.add(cache)))
     }
 

@@ -33,6 +33,8 @@ pub(crate) trait Simd: Copy {
     fn store_part(self, x: &mut [f32], v: Self::V);
     /// Sixteen bf16 numbers, widened exactly.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
+    /// Sixteen IEEE halves, widened exactly.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -176,6 +178,10 @@ impl Simd for Scalar {
         each(|i| f32::from_bits(u32::from(x[i]) << 16))
     }
     #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        each(|i| half::f16::from_bits(x[i]).to_f32())
+    }
+    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         each(|i| a[i] + b[i])
     }
@@ -230,13 +236,13 @@ macro_rules! at_every_level {
         $(#[$meta])*
         $vis fn $name(level: $crate::Level, $($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($arg: $type),*) $(-> $out)? {
                 // SAFETY: this function runs only where the processor has these features.
                 $body(unsafe { $crate::simd::Avx2::new() }, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             fn avx512($($arg: $type),*) $(-> $out)? {
                 // SAFETY: this function runs only where the processor has these features.
                 $body(unsafe { $crate::simd::Avx512::new() }, $($arg),*)

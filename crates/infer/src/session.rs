@@ -2,7 +2,7 @@
 
 use crate::InferError;
 use crate::planned::Planned;
-use backend::{Backend, Family, KvCache, Precision, Rows};
+use backend::{Backend, Family, KvCache, KvType, Rows};
 use model::{Model, llama};
 
 /// Most rows of the generated family in one pass.
@@ -65,18 +65,18 @@ impl<'b> Session<'b> {
     /// # Errors
     /// [`InferError::Capacity`] if that is 0 or more than the model's context; no memory.
     pub fn new(b: &'b dyn Backend, model: &'b Model, capacity: usize) -> Result<Self, InferError> {
-        Self::with_cache_precision(b, model, capacity, Precision::F32)
+        Self::with_cache(b, model, capacity, KvType::F32)
     }
 
-    /// [`Session::new`] with keys and values in `precision`: bf16 halves what a decoded token reads of the cache.
+    /// [`Session::new`] with keys and values kept as `kv_type`: a decoded token reads all of them.
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn with_cache_precision(
+    pub fn with_cache(
         b: &'b dyn Backend,
         model: &'b Model,
         capacity: usize,
-        precision: Precision,
+        kv_type: KvType,
     ) -> Result<Self, InferError> {
         let config = &model.config;
         if !(1..=config.context).contains(&capacity) {
@@ -85,7 +85,7 @@ impl<'b> Session<'b> {
         let rows = capacity.min(PROMPT_CHUNK);
         let logits_rows = capacity.min(MAX_GENERATED_ROWS);
         let activations = Planned::inference(b, config, rows, logits_rows, capacity)?;
-        let cache = b.new_kv_cache(config.layers, capacity, config.heads, precision)?;
+        let cache = b.new_kv_cache(config.layers, capacity, config.heads, kv_type)?;
         Ok(Self { b, model, cache, activations, len: 0, capacity, logits: vec![0.0; logits_rows * config.vocab] })
     }
 

@@ -3,7 +3,7 @@
 use crate::Config;
 use crate::activations::Plan;
 use crate::tensors::{self, Role, Tensor};
-use backend::{Buf, Element, Precision, Sequences};
+use backend::{Buf, Element, KvType, Precision, Sequences};
 
 /// Numbers of parameters by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,22 +109,26 @@ pub struct InferenceBytes {
 pub fn inference_bytes(
     config: &Config,
     bits_per_weight: f64,
-    precision: Precision,
+    kv_type: KvType,
     rows: usize,
     logits_rows: usize,
     positions: usize,
 ) -> InferenceBytes {
     let matrices = matrix_weights(config);
     let norms = parameters(config).total() - matrices;
-    let cached = 2 * config.layers * positions * config.heads.kv_width();
     InferenceBytes {
         weights: (matrices as f64 * bits_per_weight / 8.0) as u64 + 4 * norms,
-        kv_cache: cached as u64 * element_bytes(precision),
+        kv_cache: positions as u64 * cached_bytes_per_position(config, kv_type),
         activations: planned_bytes(config, Plan { rows, positions, logits_rows, training: false }),
     }
 }
 
-/// Bytes of an element of a cache, or of a trainable matrix. With [`Precision::Int8`] caches are bf16.
+/// Bytes of keys and values of one position, all layers.
+pub const fn cached_bytes_per_position(config: &Config, kv_type: KvType) -> u64 {
+    (2 * config.layers * config.heads.kv_heads * kv_type.row_bytes(config.heads.head_dim)) as u64
+}
+
+/// Bytes of an element of a trainable matrix.
 const fn element_bytes(precision: Precision) -> u64 {
     match precision {
         Precision::F32 => 4,
@@ -182,6 +186,13 @@ mod tests {
         assert!((flops / 1e9 - 0.714).abs() < 0.001, "{flops}");
         let tied = Config { tied: true, ..amd_135m() };
         assert_eq!(flops_per_token(&tied, 1024).training, flops);
+    }
+
+    #[test]
+    fn a_cache_in_q8_0_takes_34_bytes_where_f32_takes_128() {
+        let of = |kv_type| inference_bytes(&amd_135m(), 16.0, kv_type, 512, 16, 2048).kv_cache;
+        assert_eq!(of(KvType::F32), 2 * 12 * 768 * 2048 * 4);
+        assert_eq!(of(KvType::Q8_0) * 128, of(KvType::F32) * 34);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::attention::SHAPES;
 use super::{Check, Lab, assert_close, assert_same, bf16, random, reference, wide};
-use crate::{Backend, Family, Heads, Precision, Rows, Sequences};
+use crate::{Backend, Family, Heads, KvType, Precision, Rows, Sequences};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("attention over a cache is near its formula", near_its_formula),
@@ -15,9 +15,9 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
 const POSITIONS: usize = 140;
 
 /// Stores and attends `calls` rows at a time; a prompt of `prompt` rows comes first, whose outputs are not returned.
-fn run(b: &dyn Backend, heads: Heads, precision: Precision, qkv: &[f32], prompt: usize, calls: &[Rows]) -> Vec<f32> {
+fn run(b: &dyn Backend, heads: Heads, kv_type: KvType, qkv: &[f32], prompt: usize, calls: &[Rows]) -> Vec<f32> {
     let lab = Lab::new(b);
-    let cache = lab.keep_cache(b.new_kv_cache(2, POSITIONS, heads, precision).expect("a small cache"));
+    let cache = lab.keep_cache(b.new_kv_cache(2, POSITIONS, heads, kv_type).expect("a small cache"));
     let mut at = prompt;
     let rows_of = |at: usize, count: usize| &qkv[at * heads.qkv_width()..(at + count) * heads.qkv_width()];
     if prompt > 0 {
@@ -37,21 +37,24 @@ fn run(b: &dyn Backend, heads: Heads, precision: Precision, qkv: &[f32], prompt:
 fn near_its_formula(b: &dyn Backend) {
     for heads in SHAPES {
         let qkv = random(1, POSITIONS * heads.qkv_width());
-        for precision in [Precision::F32, Precision::Bf16] {
+        for (kv_type, tolerance) in
+            [(KvType::F32, 2e-5), (KvType::Bf16, 2e-5), (KvType::F16, 2e-3), (KvType::Q8_0, 2e-2)]
+        {
             let mut kept = qkv.clone();
-            if precision == Precision::Bf16 {
-                // Keys and values are rounded when they are stored; queries are not.
+            if kv_type == KvType::Bf16 {
+                // Keys and values are rounded when they are stored; queries are not. The other types are compared
+                // with what was not rounded.
                 for row in kept.chunks_mut(heads.qkv_width()) {
                     row[heads.query_width()..].iter_mut().for_each(|x| *x = bf16(*x));
                 }
             }
             let sequences = Sequences { batch: 1, tokens: POSITIONS };
             let (want, _) = reference::attention(&wide(&kept), sequences, heads, None);
-            let got = run(b, heads, precision, &qkv, 0, &[Rows::prompt(POSITIONS)]);
-            assert_close(&format!("prompt {heads:?} {precision:?}"), &got, &want, 2e-5);
-            let got = run(b, heads, precision, &qkv, 130, &[Rows::generated(1), Rows::generated(9)]);
+            let got = run(b, heads, kv_type, &qkv, 0, &[Rows::prompt(POSITIONS)]);
+            assert_close(&format!("prompt {heads:?} {kv_type:?}"), &got, &want, tolerance);
+            let got = run(b, heads, kv_type, &qkv, 130, &[Rows::generated(1), Rows::generated(9)]);
             let want = &want[130 * heads.query_width()..];
-            assert_close(&format!("generated {heads:?} {precision:?}"), &got, want, 2e-5);
+            assert_close(&format!("generated {heads:?} {kv_type:?}"), &got, want, tolerance);
         }
     }
 }
@@ -60,16 +63,16 @@ fn rows_are_exact(b: &dyn Backend, family: Family) {
     for heads in SHAPES {
         let qkv = random(1, POSITIONS * heads.qkv_width());
         let rows = |count| Rows { count, family };
-        for precision in [Precision::F32, Precision::Bf16] {
+        for kv_type in KvType::ALL {
             let (prompt, many, others) = match family {
                 Family::Prompt => (0, POSITIONS, [vec![1; POSITIONS], vec![63, 2, 75], vec![100, 40]]),
                 Family::Generated => (124, 16, [vec![1; 16], vec![5, 3, 8], vec![15, 1]]),
             };
-            let want = run(b, heads, precision, &qkv, prompt, &[rows(many)]);
+            let want = run(b, heads, kv_type, &qkv, prompt, &[rows(many)]);
             for counts in others {
                 let calls: Vec<Rows> = counts.iter().map(|&count| rows(count)).collect();
-                let got = run(b, heads, precision, &qkv, prompt, &calls);
-                assert_same(&format!("{heads:?} {precision:?} {family:?} as {counts:?}"), &got, &want);
+                let got = run(b, heads, kv_type, &qkv, prompt, &calls);
+                assert_same(&format!("{heads:?} {kv_type:?} {family:?} as {counts:?}"), &got, &want);
             }
         }
     }
@@ -80,9 +83,9 @@ fn positions_are_stored_again(b: &dyn Backend) {
     let heads = SHAPES[1];
     let qkv = random(1, POSITIONS * heads.qkv_width());
     let stale = vec![f32::NAN; 20 * heads.qkv_width()];
-    let want = run(b, heads, Precision::F32, &qkv, 60, &[Rows::generated(4)]);
+    let want = run(b, heads, KvType::F32, &qkv, 60, &[Rows::generated(4)]);
     let lab = Lab::new(b);
-    let cache = lab.keep_cache(b.new_kv_cache(2, POSITIONS, heads, Precision::F32).expect("a small cache"));
+    let cache = lab.keep_cache(b.new_kv_cache(2, POSITIONS, heads, KvType::F32).expect("a small cache"));
     let rows = lab.floats(&qkv[60 * heads.qkv_width()..64 * heads.qkv_width()]);
     b.kv_store(cache, 1, 0, lab.floats(&qkv[..60 * heads.qkv_width()]), 60);
     b.kv_store(cache, 1, 60, lab.floats(&stale), 20);
@@ -96,14 +99,14 @@ fn positions_are_stored_again(b: &dyn Backend) {
 fn memory_is_given_back(b: &dyn Backend) {
     let heads = SHAPES[0];
     let before = b.allocated_bytes();
-    let sizes = [Precision::F32, Precision::Bf16].map(|precision| {
-        let cache = b.new_kv_cache(3, 128, heads, precision).expect("a small cache");
+    let sizes = KvType::ALL.map(|kv_type| {
+        let cache = b.new_kv_cache(3, 128, heads, kv_type).expect("a small cache");
         let bytes = b.allocated_bytes() - before;
         b.free_kv_cache(cache);
         assert_eq!(b.allocated_bytes(), before);
         bytes
     });
     let floats = 3 * 128 * 2 * heads.kv_width();
-    assert!(sizes[0] >= floats * 4 && sizes[1] >= floats * 2, "{sizes:?}");
-    assert!(sizes[1] < sizes[0], "bf16 takes less than f32: {sizes:?}");
+    assert!(sizes[0] >= floats * 4 && sizes[3] >= floats, "{sizes:?}");
+    assert!(sizes[1] < sizes[0] && sizes[2] == sizes[1] && sizes[3] < sizes[2], "narrow types take less: {sizes:?}");
 }

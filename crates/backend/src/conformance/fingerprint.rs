@@ -1,19 +1,21 @@
 //! The bits of every operation on fixed inputs, as one number each.
 
 use super::{Lab, attention, random, random_ids};
-use crate::{AdamW, Backend, Heads, Precision, Rows, Sequences};
+use crate::{AdamW, Backend, Heads, KvType, Precision, Rows, Sequences};
 
 const HEADS: Heads = Heads { heads: 6, kv_heads: 2, head_dim: 48 };
 const ROWS: usize = 130;
 
-/// A number for each operation that changes if a bit of its output does. Names end in the precision where there is one.
+/// A number for each operation that changes if a bit of its output does. Names end in the precision or the cache's type where there is one.
 pub fn fingerprints(b: &dyn Backend) -> Vec<(String, u64)> {
     let mut all = Vec::new();
     elementwise(b, &mut all);
     attended(b, &mut all);
     for precision in [Precision::F32, Precision::Bf16] {
         multiplied(b, precision, &mut all);
-        cached(b, precision, &mut all);
+    }
+    for kv_type in KvType::ALL {
+        cached(b, kv_type, &mut all);
     }
     all
 }
@@ -93,14 +95,14 @@ fn multiplied(b: &dyn Backend, precision: Precision, all: &mut Vec<(String, u64)
     push("head_loss_backward g_head", &lab.read(g, out * inner));
 }
 
-fn cached(b: &dyn Backend, precision: Precision, all: &mut Vec<(String, u64)>) {
+fn cached(b: &dyn Backend, kv_type: KvType, all: &mut Vec<(String, u64)>) {
     let lab = Lab::new(b);
-    let cache = lab.keep_cache(b.new_kv_cache(1, ROWS, HEADS, precision).expect("a small cache"));
+    let cache = lab.keep_cache(b.new_kv_cache(1, ROWS, HEADS, kv_type).expect("a small cache"));
     let qkv = lab.floats(&random(1, ROWS * HEADS.qkv_width()));
     let out = lab.output(ROWS * HEADS.query_width());
     b.kv_store(cache, 0, 0, qkv, ROWS);
     b.attention_cached(out, qkv, cache, 0, 0, Rows::prompt(ROWS), Precision::F32);
-    all.push((format!("attention_cached prompt {precision:?}"), hash(&lab.read(out, ROWS * HEADS.query_width()))));
+    all.push((format!("attention_cached prompt {kv_type:?}"), hash(&lab.read(out, ROWS * HEADS.query_width()))));
     b.attention_cached(out, qkv, cache, 0, ROWS - 9, Rows::generated(9), Precision::F32);
-    all.push((format!("attention_cached generated {precision:?}"), hash(&lab.read(out, 9 * HEADS.query_width()))));
+    all.push((format!("attention_cached generated {kv_type:?}"), hash(&lab.read(out, 9 * HEADS.query_width()))));
 }

@@ -3,7 +3,7 @@
 use super::{LANES, Simd};
 use std::arch::x86_64::*;
 
-/// Proof of AVX2 and FMA.
+/// Proof of AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
@@ -13,7 +13,7 @@ pub(crate) struct Avx512(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor must have AVX2 and FMA.
+    /// The processor must have AVX2, FMA and F16C.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
@@ -75,6 +75,14 @@ impl Simd for Avx2 {
         unsafe {
             let widen = |half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
             [widen(_mm_loadu_si128(x.as_ptr().cast())), widen(_mm_loadu_si128(x.as_ptr().add(8).cast()))]
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instructions; `x` is sixteen numbers of 16 bits long.
+        unsafe {
+            let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(at).cast()));
+            [half(0), half(8)]
         }
     }
     #[inline(always)]
@@ -182,6 +190,11 @@ impl Simd for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instruction; `x` is sixteen numbers of 16 bits long.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {

@@ -2,7 +2,7 @@
 
 use crate::common::{ids, machines, parameters, wide_config};
 use crate::sessions::check_rows;
-use backend::Precision;
+use backend::{KvType, Precision};
 use cpu::Cpu;
 use formats::{Encoding, StoredTensor, gguf, quant};
 use infer::{GenerateOptions, NgramDrafter, Session, generate};
@@ -13,10 +13,10 @@ const VOCAB: usize = 40;
 const CONTEXT: usize = 24;
 
 /// Generates and verifies with `model` at every chunk size.
-fn check(cpu: &Cpu, model: &Model, cache: Precision) {
+fn check(cpu: &Cpu, model: &Model, cache: KvType) {
     let text = ids(CONTEXT, VOCAB);
     let (prompt, rest) = text.split_at(7);
-    let mut session = Session::with_cache_precision(cpu, model, CONTEXT, cache).unwrap();
+    let mut session = Session::with_cache(cpu, model, CONTEXT, cache).unwrap();
     check_rows(&mut session, prompt, rest);
     let options = GenerateOptions { max_tokens: 17, draft_length: 15, ..Default::default() };
     let plain = generate(&mut session, None, prompt, &options, &mut crate::common::listen).unwrap();
@@ -30,7 +30,7 @@ fn wide_float_models_have_exact_rows() {
     for cpu in machines() {
         for precision in [Precision::F32, Precision::Bf16] {
             let parameters = parameters(&cpu, &wide_config(VOCAB, CONTEXT), 4, precision);
-            check(&cpu, &parameters.model(), precision);
+            check(&cpu, &parameters.model(), KvType::F32);
             parameters.free(&cpu);
         }
     }
@@ -54,7 +54,7 @@ fn quantized_models_have_exact_rows() {
         write_gguf(&path, encoding);
         for cpu in machines() {
             let model = Model::load(&cpu, &path, Precision::Bf16).unwrap();
-            check(&cpu, &model, Precision::F32);
+            check(&cpu, &model, KvType::Q8_0);
             model.free(&cpu);
         }
     }

@@ -1,7 +1,7 @@
 //! A session's rows have the same bits, however they come.
 
 use crate::common::{bits, config, ids, machines, parameters};
-use backend::{Backend, Precision};
+use backend::{Backend, KvType, Precision};
 use infer::{InferError, MAX_GENERATED_ROWS, Session};
 
 const VOCAB: usize = 37;
@@ -18,14 +18,14 @@ fn in_chunks(session: &mut Session<'_>, text: &[u32], chunk: usize) -> Vec<Vec<u
     rows
 }
 
-/// Calls `check` with a session for each level, precision of the model and precision of the cache.
+/// Calls `check` with a session for each level, precision of the model and type of the cache.
 fn for_each_session(check: impl Fn(&mut Session<'_>)) {
     for cpu in machines() {
         for precision in [Precision::F32, Precision::Bf16] {
             let parameters = parameters(&cpu, &config(VOCAB, CONTEXT), 1, precision);
             let model = parameters.model();
-            for cache in [Precision::F32, Precision::Bf16] {
-                check(&mut Session::with_cache_precision(&cpu, &model, CONTEXT, cache).unwrap());
+            for cache in KvType::ALL {
+                check(&mut Session::with_cache(&cpu, &model, CONTEXT, cache).unwrap());
             }
             parameters.free(&cpu);
         }

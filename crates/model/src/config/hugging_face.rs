@@ -208,7 +208,7 @@ mod tests {
             };
             if let Ok(config) = Config::from_hf(&hf) {
                 crate::cost::flops_per_token(&config, config.context);
-                crate::cost::inference_bytes(&config, 16.0, backend::Precision::Bf16, 512, 16, config.context);
+                crate::cost::inference_bytes(&config, 16.0, backend::KvType::Bf16, 512, 16, config.context);
             }
         }
     }

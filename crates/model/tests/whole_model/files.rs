@@ -1,7 +1,7 @@
 //! Models on the disk: what is written is read back, what is wrong is refused, and real files compute what they should.
 
 use crate::batch::{config, read, scalar};
-use backend::{Backend, Family, Heads, Precision, Rows};
+use backend::{Backend, Family, Heads, KvType, Precision, Rows};
 use formats::gguf::Value;
 use formats::safetensors::Metadata;
 use formats::{Encoding, StoredTensor, file, safetensors};
@@ -189,7 +189,7 @@ fn shared(path: &str) -> Option<PathBuf> {
 fn greedy(b: &dyn Backend, model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
     let (config, positions) = (&model.config, prompt.len() + count);
     let acts = Activations::inference(b, config, prompt.len(), 1, positions).unwrap();
-    let cache = b.new_kv_cache(config.layers, positions, config.heads, Precision::F32).unwrap();
+    let cache = b.new_kv_cache(config.layers, positions, config.heads, KvType::F32).unwrap();
     let mut ids = prompt.to_vec();
     let mut at = 0;
     while ids.len() < positions {

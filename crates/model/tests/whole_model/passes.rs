@@ -1,7 +1,7 @@
 //! The passes against each other and against finite differences.
 
 use crate::batch::{Trial, backends, config, gradients, parameters, read, scalar};
-use backend::{Backend, Family, Precision, Rows};
+use backend::{Backend, Family, KvType, Precision, Rows};
 use model::{Activations, Config, Parameters, Scheme, llama};
 
 /// Σ losses, summed in f64.
@@ -117,7 +117,7 @@ fn the_cached_pass_agrees_with_the_plain_one() {
             let plain = plain_logits(&b, &parameters, &trial);
 
             let acts = Activations::inference(&b, &config, 6, 3, 13).unwrap();
-            let cache = b.new_kv_cache(config.layers, 13, config.heads, Precision::F32).unwrap();
+            let cache = b.new_kv_cache(config.layers, 13, config.heads, KvType::F32).unwrap();
             // A prompt of six and its last two rows, one more token, then three and three at a time.
             for (at, count, first, family) in [
                 (0, 6, 4, Family::Prompt),
