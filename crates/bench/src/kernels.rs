@@ -1,10 +1,12 @@
 //! The machine's ceilings, and the matrix product's share of them at the shapes of AMD-135M.
 
+use crate::BenchError;
+use crate::bench::{Bench, Subject};
+use crate::ceiling::{Moment, by_reading};
 use crate::decode::name;
-use crate::measure::{Measurement, Statistics, rate};
-use crate::{BenchError, Ceiling, Ceilings};
+use crate::measure::{Measurement, Statistics};
 use backend::{Backend, Element, Precision, Rows};
-use cpu::{Cpu, ceiling};
+use cpu::ceiling;
 
 /// `(what, output features, input features)` of the products of AMD-135M.
 const PRODUCTS: [(&str, usize, usize); 5] = [
@@ -22,45 +24,44 @@ const ROWS: [usize; 2] = [1024, 1];
 ///
 /// # Errors
 /// No memory.
-pub fn kernels(cpu: &Cpu, ceilings: &Ceilings, runs: usize) -> Result<Vec<Measurement>, BenchError> {
-    let mut lines = ceiling_lines(cpu, ceilings);
+pub fn kernels(bench: &Bench<'_>) -> Result<Vec<Measurement>, BenchError> {
+    let mut lines = ceiling_lines(bench);
     for precision in [Precision::Bf16, Precision::F32] {
         for (what, outputs, inputs) in PRODUCTS {
             for rows in ROWS {
-                lines.push(product(cpu, ceilings, precision, what, rows, outputs, inputs, runs)?);
+                lines.push(product(bench, precision, what, rows, outputs, inputs)?);
             }
         }
     }
     Ok(lines)
 }
 
-fn ceiling_lines(cpu: &Cpu, ceilings: &Ceilings) -> Vec<Measurement> {
-    let line = |name, dtype, unit, value| {
+fn ceiling_lines(bench: &Bench<'_>) -> Vec<Measurement> {
+    let line = |name, shape: String, dtype, unit, value| {
         let once = Statistics { median: value, min: value, max: value };
-        Measurement::new(cpu, name, "registers only".into(), dtype, unit, 1, once, None)
+        bench.line(Subject { name, shape, dtype, unit, step: "" }, once, None)
     };
+    let registers = || "registers only".to_owned();
     let mut lines = vec![
-        line("f32 multiply-add", "f32", "GFLOP/s", ceilings.f32_flops / 1e9),
-        line("bf16 dot product", "bf16", "GFLOP/s", ceilings.bf16_flops / 1e9),
+        line("f32 multiply-add", registers(), "f32", "GFLOP/s", bench.ceilings.f32_flops / 1e9),
+        line("bf16 dot product", registers(), "bf16", "GFLOP/s", bench.ceilings.bf16_flops / 1e9),
     ];
     for mebibytes in [4, 16, 64, 256] {
-        let mut read = line("read", "bytes", "GB/s", ceiling::read_bandwidth(cpu.pool(), mebibytes << 20) / 1e9);
-        read.shape = format!("{mebibytes} MiB");
-        lines.push(read);
+        let bandwidth = ceiling::read_bandwidth(bench.cpu.pool(), mebibytes << 20) / 1e9;
+        lines.push(line("read", format!("{mebibytes} MiB"), "bytes", "GB/s", bandwidth));
     }
     lines
 }
 
 fn product(
-    cpu: &Cpu,
-    ceilings: &Ceilings,
+    bench: &Bench<'_>,
     precision: Precision,
     what: &str,
     rows: usize,
     outputs: usize,
     inputs: usize,
-    runs: usize,
 ) -> Result<Measurement, BenchError> {
+    let cpu = bench.cpu;
     let master = cpu.alloc(Element::F32, outputs * inputs)?;
     let (x, out) = (cpu.alloc(Element::F32, rows * inputs)?, cpu.alloc(Element::F32, rows * outputs)?);
     cpu.write(master, 0, &noise(outputs * inputs));
@@ -69,23 +70,24 @@ fn product(
     let flops = 2.0 * (rows * outputs * inputs) as f64;
     let repeats = ((2e9 / flops) as usize).clamp(1, 400);
     let shape = if rows == 1 { Rows::generated(1) } else { Rows::prompt(rows) };
-    let statistics = rate(repeats as f64, runs, || -> Result<(), BenchError> {
+    let seconds = bench.seconds(|| -> Result<(), BenchError> {
         (0..repeats).for_each(|_| cpu.linear(out, x, matrix, shape));
         cpu.sync();
         Ok(())
     })?;
-    cpu.free_matrix(matrix);
-    [master, x, out].into_iter().for_each(|buf| cpu.free(buf));
+    let statistics = Statistics::of_rates(repeats as f64, &seconds);
     let ceiling = if rows == 1 {
         // The matrix is read again and again, so it is the bandwidth of its own size that limits it.
-        let bytes = outputs * inputs * if precision == Precision::F32 { 4 } else { 2 };
-        let bandwidth = ceiling::read_bandwidth(cpu.pool(), bytes);
-        Ceiling { value: bandwidth / bytes as f64, by: format!("reading {:.1} GB/s", bandwidth / 1e9) }
+        let bytes = cpu.matrix_bytes(matrix) as f64;
+        by_reading(Moment::now(cpu, bytes).bandwidth, bytes)
     } else {
-        ceilings.by_arithmetic(precision, flops)
+        bench.ceilings.by_arithmetic(precision, flops)
     };
+    cpu.free_matrix(matrix);
+    [master, x, out].into_iter().for_each(|buf| cpu.free(buf));
     let shape = format!("{rows} × {inputs} → {outputs}");
-    let mut line = Measurement::new(cpu, what, shape, name(precision), "products/s", runs, statistics, Some(ceiling));
+    let subject = Subject { name: what, shape, dtype: name(precision), unit: "products/s", step: "" };
+    let mut line = bench.line(subject, statistics, Some(ceiling));
     if rows > 1 {
         in_gigaflops(&mut line, flops);
     }

@@ -4,16 +4,20 @@
 //! Never: claims. Numbers are kept in `records/`, with the commit and the machine.
 //! Start reading at [`Measurement`].
 
+mod bench;
 mod ceiling;
 mod decode;
 mod kernels;
 mod measure;
 mod prefill;
+mod profile;
 mod train;
 
+pub use bench::{Bench, Outcome};
 pub use ceiling::{Ceiling, Ceilings};
 pub use decode::{decode, verify};
 pub use kernels::kernels;
 pub use measure::{BenchError, Measurement, Statistics, Types};
 pub use prefill::prefill;
+pub use profile::{Profile, ProfileLine, Profiled};
 pub use train::{TrainShape, train};

@@ -63,6 +63,9 @@ pub struct Measurement {
     pub ceiling_by: Option<String>,
     /// `median / ceiling`.
     pub share_of_ceiling: Option<f64>,
+    /// Nanoseconds that a cache line needed from core to core before and after, for what is bound by memory: whether
+    /// the cores shared a cache, and whether they did all the while.
+    pub placement_ns: Option<[f64; 2]>,
 }
 
 /// Middle, least and greatest of some runs.
@@ -77,6 +80,11 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Of `amount / seconds` of some runs.
+    pub(crate) fn of_rates(amount: f64, seconds: &[f64]) -> Self {
+        Self::of(&seconds.iter().map(|seconds| amount / seconds).collect::<Vec<_>>())
+    }
+
     /// Of at least one value.
     pub fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
@@ -86,16 +94,21 @@ impl Statistics {
     }
 }
 
-/// Runs `work` once untimed and then `runs` times; the statistics of `amount / seconds`.
-pub(crate) fn rate<E>(amount: f64, runs: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<Statistics, E> {
+/// Seconds of each of `runs` runs of `work`, behind one that is not timed; `warm` is called between it and the first.
+pub(crate) fn seconds<E>(
+    runs: usize,
+    warm: impl FnOnce(),
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<Vec<f64>, E> {
     work()?;
-    let mut rates = Vec::with_capacity(runs);
+    warm();
+    let mut seconds = Vec::with_capacity(runs);
     for _ in 0..runs.max(1) {
         let start = Instant::now();
         work()?;
-        rates.push(amount / start.elapsed().as_secs_f64());
+        seconds.push(start.elapsed().as_secs_f64());
     }
-    Ok(Statistics::of(&rates))
+    Ok(seconds)
 }
 
 impl Measurement {
@@ -126,12 +139,23 @@ impl Measurement {
             ceiling: ceiling.as_ref().map(|ceiling| ceiling.value),
             share_of_ceiling: ceiling.as_ref().map(|ceiling| statistics.median / ceiling.value),
             ceiling_by: ceiling.map(|ceiling| ceiling.by),
+            placement_ns: None,
         }
     }
 
     /// The same result, of a session whose keys and values were kept as `kv_type`.
     pub(crate) fn with_cache(self, kv_type: KvType) -> Self {
         Self { cache_type: Some(kv_type), ..self }
+    }
+}
+
+impl Measurement {
+    /// The same as milliseconds, where it counts what is done a second.
+    pub(crate) fn in_milliseconds(mut self) -> Self {
+        (self.median, self.min, self.max) = (1e3 / self.median, 1e3 / self.max, 1e3 / self.min);
+        self.ceiling = self.ceiling.map(|rate| 1e3 / rate);
+        self.unit = "ms".into();
+        self
     }
 }
 

@@ -1,10 +1,9 @@
 //! A training step: forward, backward, gradient norm, AdamW.
 
+use crate::BenchError;
+use crate::bench::{Bench, Outcome, Subject};
 use crate::decode::name;
-use crate::measure::{Measurement, Statistics};
-use crate::{BenchError, Ceilings};
 use backend::{Heads, Precision};
-use cpu::Cpu;
 use model::{Config, Rope, RopeScaling, cost};
 use train::BatchShape;
 
@@ -22,22 +21,25 @@ pub struct TrainShape {
 /// # Errors
 /// No memory, or a config that is refused.
 pub fn train(
-    cpu: &Cpu,
-    ceilings: &Ceilings,
+    bench: &Bench<'_>,
     config: Option<Config>,
     shape: TrainShape,
     precision: Precision,
-    runs: usize,
-) -> Result<Measurement, BenchError> {
+) -> Result<Outcome, BenchError> {
     let config = config.unwrap_or_else(|| amd_135m(shape.sequence));
     let TrainShape { sequence, micro_batch } = shape;
     let batch = BatchShape { tokens: sequence, sequences: micro_batch, micro_batch };
-    let seconds = train::time_steps(cpu, &config, batch, precision, runs)?;
-    let rates: Vec<f64> = seconds.iter().map(|seconds| batch.batch_tokens() as f64 / seconds).collect();
-    let ceiling = ceilings.by_arithmetic(precision, cost::flops_per_token(&config, sequence).training);
-    let shape = format!("{micro_batch} × {sequence} tokens");
-    let statistics = Statistics::of(&rates);
-    Ok(Measurement::new(cpu, "train", shape, name(precision), "tokens/s", runs, statistics, Some(ceiling)))
+    let ceiling = bench.ceilings.by_arithmetic(precision, cost::flops_per_token(&config, sequence).training);
+    let subject = Subject {
+        name: "train",
+        shape: format!("{micro_batch} × {sequence} tokens"),
+        dtype: name(precision),
+        unit: "tokens/s",
+        step: "step",
+    };
+    bench.by_arithmetic(subject, batch.batch_tokens() as f64, ceiling, || {
+        Ok(train::time_steps(bench.backend(), &config, batch, precision, bench.runs, &mut || bench.warm())?)
+    })
 }
 
 /// The shape of AMD-Llama-135M.

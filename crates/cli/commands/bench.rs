@@ -4,7 +4,8 @@ use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
 use anyhow::Result;
-use bench::{Ceilings, Measurement, TrainShape, Types};
+use backend::Precision;
+use bench::{Bench, Measurement, Outcome, TrainShape, Types};
 use clap::{Args, Subcommand};
 use model::{Config, Model};
 use recipe::Recipe;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   slm bench kernels
-  slm bench train --seq 1024 --micro-batch 4
+  slm bench train --seq 1024 --micro-batch 4 --profile
   slm bench decode --model amd135m-bf16.gguf --depth 1024 --json
 
 Timings mean something on an idle machine only.")]
@@ -74,6 +75,9 @@ impl ModelArguments {
 
 #[derive(Args)]
 struct TrainArguments {
+    /// Print beside it what each operation took, and its share of its own ceiling
+    #[arg(long)]
+    profile: bool,
     /// A recipe whose model is trained [default: the shape of AMD-135M]
     #[arg(long, value_name = "RECIPE")]
     recipe: Option<PathBuf>,
@@ -94,6 +98,9 @@ struct TrainArguments {
 struct PrefillArguments {
     #[command(flatten)]
     model: ModelArguments,
+    /// Print beside it what each operation took, and its share of its own ceiling
+    #[arg(long)]
+    profile: bool,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
     tokens: usize,
@@ -103,6 +110,9 @@ struct PrefillArguments {
 struct DecodeArguments {
     #[command(flatten)]
     model: ModelArguments,
+    /// Print beside it what each operation took, and its share of its own ceiling
+    #[arg(long)]
+    profile: bool,
     /// Tokens of context before the first that is timed
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: usize,
@@ -124,42 +134,42 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Kernels(common) => {
             let cpu = common.machine.open()?;
-            let ceilings = Ceilings::measure(&cpu);
-            print(&bench::kernels(&cpu, &ceilings, usize::from(common.runs))?, common.json)
+            let bench = Bench::new(&cpu, usize::from(common.runs), None);
+            print(&bench::kernels(&bench)?, common.json)
         }
         What::Train(arguments) => training(&arguments),
-        What::Prefill(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            Ok(vec![bench::prefill(cpu, ceilings, model, arguments.model.types(), arguments.tokens, runs)?])
+        What::Prefill(arguments) => with_model(&arguments.model, arguments.profile, |bench, model, types| {
+            print_outcome(&bench::prefill(bench, model, types, arguments.tokens)?, arguments.model.common.json)
         }),
-        What::Decode(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            let types = arguments.model.types();
-            Ok(vec![bench::decode(cpu, ceilings, model, types, arguments.depth, arguments.tokens, runs)?])
+        What::Decode(arguments) => with_model(&arguments.model, arguments.profile, |bench, model, types| {
+            let DecodeArguments { depth, tokens, .. } = arguments;
+            print_outcome(&bench::decode(bench, model, types, depth, tokens)?, arguments.model.common.json)
         }),
-        What::Verify(arguments) => with_model(&arguments.model, |cpu, ceilings, model, runs| {
-            Ok(bench::verify(cpu, ceilings, model, arguments.model.types(), &arguments.rows, runs)?)
+        What::Verify(arguments) => with_model(&arguments.model, false, |bench, model, types| {
+            print(&bench::verify(bench, model, types, &arguments.rows)?, arguments.model.common.json)
         }),
     }
 }
 
 fn with_model(
     arguments: &ModelArguments,
-    measure: impl FnOnce(&cpu::Cpu, &Ceilings, &Model, usize) -> Result<Vec<Measurement>>,
+    profile: bool,
+    measure: impl FnOnce(&Bench<'_>, &Model, Types) -> Result<()>,
 ) -> Result<()> {
     let cpu = arguments.common.machine.open()?;
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
-    let ceilings = Ceilings::measure(&cpu);
-    let lines = measure(&cpu, &ceilings, &model, usize::from(arguments.common.runs))?;
-    print(&lines, arguments.common.json)
+    let types = arguments.types();
+    let bench = Bench::new(&cpu, usize::from(arguments.common.runs), profile.then_some(types.precision));
+    measure(&bench, &model, types)
 }
 
 fn training(arguments: &TrainArguments) -> Result<()> {
     let cpu = arguments.common.machine.open()?;
     let config = arguments.recipe.as_deref().map(model_of).transpose()?;
     let shape = TrainShape { sequence: arguments.seq, micro_batch: arguments.micro_batch };
-    let ceilings = Ceilings::measure(&cpu);
-    let runs = usize::from(arguments.common.runs);
-    let line = bench::train(&cpu, &ceilings, config, shape, arguments.dtype.into(), runs)?;
-    print(&[line], arguments.common.json)
+    let precision = Precision::from(arguments.dtype);
+    let bench = Bench::new(&cpu, usize::from(arguments.common.runs), arguments.profile.then_some(precision));
+    print_outcome(&bench::train(&bench, config, shape, precision)?, arguments.common.json)
 }
 
 /// The model of a recipe, with the vocabulary that its tokenizer has or will have.
@@ -167,6 +177,16 @@ fn model_of(path: &Path) -> Result<Config> {
     let recipe = Recipe::load(path, &[])?;
     let vocab = inputs::recipe_vocab(&recipe)?;
     Ok(train::model_config(&recipe.model, vocab, None, None)?)
+}
+
+/// A result, and below it where the time went, as a table in Markdown.
+fn print_outcome(outcome: &Outcome, json: bool) -> Result<()> {
+    print(std::slice::from_ref(&outcome.line), json)?;
+    match &outcome.profile {
+        Some(profile) if json => profile.lines.iter().try_for_each(output::json),
+        Some(profile) => output::line(format!("\n{profile}")),
+        None => Ok(()),
+    }
 }
 
 fn print(lines: &[Measurement], json: bool) -> Result<()> {
@@ -179,8 +199,11 @@ fn print(lines: &[Measurement], json: bool) -> Result<()> {
             (Some(share), Some(by)) => format!("{:5.1} % of {by}", 100.0 * share),
             _ => String::new(),
         };
+        let placement = line.placement_ns.map_or_else(String::new, |[before, after]| {
+            format!(", core to core {before:.0} ns before, {after:.0} ns after")
+        });
         output::line(format!(
-            "{:<17} {:<24} {:<5} {:>10.1} ({:.1} to {:.1}) {:<10} {share}",
+            "{:<17} {:<24} {:<5} {:>10.1} ({:.1} to {:.1}) {:<10} {share}{placement}",
             line.name, line.shape, line.dtype, line.median, line.min, line.max, line.unit
         ))?;
     }

@@ -203,7 +203,7 @@ fn measure(
 }
 
 /// Seconds of each of `runs` optimizer steps of a model of `config` on random weights and made-up tokens, with the
-/// default optimizer; one more step comes before them, uncounted.
+/// default optimizer; one more step comes before them, uncounted, and `warm` is called when it is done.
 ///
 /// # Errors
 /// A config that is refused; no memory.
@@ -213,21 +213,22 @@ pub fn time_steps(
     batch: BatchShape,
     precision: Precision,
     runs: usize,
+    warm: &mut dyn FnMut(),
 ) -> Result<Vec<f64>, TrainError> {
     let weights = Parameters::initialize(b, config, Scheme::Gpt2, 0, precision)?;
     let weights = Held::new(b, weights, Parameters::free);
     let mut trainer = Trainer::new(b, weights, batch, &recipe::Optimizer::default(), false)?;
     let data = made_up(config.vocab, BatchShape { micro_batch: batch.sequences, ..batch });
     let never = AtomicBool::new(false);
-    let mut seconds = Vec::with_capacity(runs + 1);
-    for _ in 0..=runs {
+    let mut step = || {
         let began = Instant::now();
         _ = trainer.step(&data, 1e-5, &never);
         b.sync();
-        seconds.push(began.elapsed().as_secs_f64());
-    }
-    seconds.remove(0);
-    Ok(seconds)
+        began.elapsed().as_secs_f64()
+    };
+    step();
+    warm();
+    Ok((0..runs).map(|_| step()).collect())
 }
 
 /// A micro-batch of ids that follow no pattern.
