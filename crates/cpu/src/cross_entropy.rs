@@ -62,8 +62,7 @@ pub(crate) fn head_loss(
         let chunk = first..rows.min(first + step);
         let logits = &mut lease.floats()[..chunk.len() * vocab];
         let x = &sample.x[chunk.start * width..chunk.end * width];
-        let left = Left::Rows { x, ld: width };
-        gemm(pool, level, scratch, logits, Onto::Nothing, left, head.forward.right(), chunk.len());
+        head.multiply(pool, level, scratch, logits, Onto::Nothing, x, chunk.len());
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
         softmax_rows(pool, level, &mut losses[chunk.clone()], logits, &targets[chunk.clone()], scale);
         if let Some(gradients) = &mut gradients {
@@ -86,9 +85,10 @@ fn backward(
     let (vocab, width, rows) = (head.rows, head.cols, chunk.len());
     let d_x = &mut gradients.d_x[chunk.start * width..chunk.end * width];
     let left = Left::Rows { x: d_logits, ld: vocab };
-    gemm(pool, level, scratch, d_x, Onto::Nothing, left, head.training().backward.right(), rows);
-    let mut lease = scratch.take(panel_words(head.number, width, rows));
-    let right = Right::from_columns(pool, level, head.number, lease.words(), x, width, rows);
+    let backward = head.training().backward.right();
+    gemm(pool, level, scratch, d_x, Onto::Nothing, left, backward, rows);
+    let mut lease = scratch.take(panel_words(backward.number, width, rows));
+    let right = Right::from_columns(pool, level, backward.number, lease.words(), x, width, rows);
     let left = Left::Columns { x: d_logits, ld: vocab };
     gemm(pool, level, scratch, gradients.g_head, Onto::Itself, left, right, vocab);
 }

@@ -22,6 +22,7 @@ mod matrix;
 mod memory;
 mod norm;
 mod pool;
+mod quant_gemm;
 mod reduce;
 mod rope;
 mod simd;
@@ -99,8 +100,7 @@ impl Cpu {
     /// `out = onto + x · wᵀ`.
     fn product(&self, state: &State, out: &mut [f32], onto: Onto<'_>, x: Buf, w: Matrix, rows: usize) {
         let w = state.matrices.get(w.index());
-        let left = Left::Rows { x: state.buffers.floats(x), ld: w.cols };
-        gemm(&self.pool, self.level, &self.scratch, out, onto, left, w.forward.right(), rows);
+        w.multiply(&self.pool, self.level, &self.scratch, out, onto, state.buffers.floats(x), rows);
     }
 }
 
@@ -205,7 +205,7 @@ impl Backend for Cpu {
     }
 
     fn matrix_bytes(&self, matrix: Matrix) -> usize {
-        self.state().matrices.get(matrix.index()).forward.bytes()
+        self.state().matrices.get(matrix.index()).forward_bytes()
     }
 
     fn embed(&self, out: Buf, ids: Buf, table: Matrix, rows: usize) {
@@ -280,9 +280,11 @@ impl Backend for Cpu {
         let w = state.matrices.get(w.index());
         let (d_out, x) = (&state.buffers.floats(d_out)[..rows * w.rows], &state.buffers.floats(x)[..rows * w.cols]);
         let left = Left::Rows { x: d_out, ld: w.rows };
-        gemm(pool, level, scratch, &mut d, Onto::Nothing, left, w.training().backward.right(), rows);
-        let mut lease = scratch.take(panel_words(w.number, w.cols, rows));
-        let right = Right::from_columns(pool, level, w.number, lease.words(), x, w.cols, rows);
+        let backward = w.training().backward.right();
+        gemm(pool, level, scratch, &mut d, Onto::Nothing, left, backward, rows);
+        let number = backward.number;
+        let mut lease = scratch.take(panel_words(number, w.cols, rows));
+        let right = Right::from_columns(pool, level, number, lease.words(), x, w.cols, rows);
         let left = Left::Columns { x: d_out, ld: w.rows };
         gemm(pool, level, scratch, &mut g, Onto::Itself, left, right, w.rows);
         state.buffers.put(d_x, d);

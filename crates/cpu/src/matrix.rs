@@ -3,8 +3,9 @@
 //! A loaded matrix is packed once, from whatever encoding its file has. A trainable one follows its f32 master and is
 //! packed twice: over its outputs for `x · wᵀ`, over its inputs for `d_out · w`.
 
-use crate::gemm::{Number, Panels};
+use crate::gemm::{Left, Number, Onto, Panels, gemm};
 use crate::memory::{Scratch, Slabs};
+use crate::quant_gemm::{Blocks, quant_gemm};
 use crate::{Level, Pool};
 use backend::{BackendError, Buf, EncodedRows, Encoding, Precision};
 use formats::quant;
@@ -13,10 +14,17 @@ use formats::quant;
 pub(crate) struct Weights {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) number: Number,
-    /// Panels of outputs: `x · wᵀ`.
-    pub(crate) forward: Panels,
+    /// For `x · wᵀ`.
+    forward: Forward,
     pub(crate) training: Option<Training>,
+}
+
+/// The packed form of a matrix.
+enum Forward {
+    /// Panels of outputs.
+    Floats(Panels),
+    /// Panels of outputs in the blocks of the file.
+    Blocks(Blocks),
 }
 
 /// What a trainable matrix has beside.
@@ -34,6 +42,7 @@ fn panels(slabs: &Slabs, number: Number, n: usize, k: usize) -> Result<Panels, B
 
 impl Weights {
     /// A matrix for inference: the parts stacked, each `cols` wide. Never holds more of it in f32 than a panel a thread.
+    /// [`Precision::Int8`] keeps blocks as they are, and a matrix with a part of floats as [`Precision::Bf16`] does.
     pub(crate) fn load(
         pool: &Pool,
         scratch: &Scratch,
@@ -48,6 +57,12 @@ impl Weights {
             let want = row_bytes.and_then(|bytes| bytes.checked_mul(part.rows));
             assert_eq!(Some(part.bytes.len()), want, "bytes of {} rows × {cols} of {:?}", part.rows, part.encoding);
         }
+        if precision == Precision::Int8 && parts.iter().all(|part| Blocks::can_hold(part.encoding)) {
+            let bytes = parts.iter().map(|part| part.bytes.len()).sum();
+            let blocks = Blocks::pack(pool, slabs, parts, cols);
+            let blocks = blocks.ok_or(BackendError::OutOfMemory { what: "a weight matrix", bytes })?;
+            return Ok(Self { rows, cols, forward: Forward::Blocks(blocks), training: None });
+        }
         let number = if precision == Precision::F32 { Number::F32 } else { Number::Bf16 };
         let mut forward = panels(slabs, number, rows, cols)?;
         forward.fill_by_rows(pool, scratch, |range, out| {
@@ -55,7 +70,7 @@ impl Weights {
                 decode_row(parts, row, out);
             }
         });
-        Ok(Self { rows, cols, number, forward, training: None })
+        Ok(Self { rows, cols, forward: Forward::Floats(forward), training: None })
     }
 
     /// A matrix for training, of zeroes until [`Weights::refresh`].
@@ -66,16 +81,37 @@ impl Weights {
         cols: usize,
         number: Number,
     ) -> Result<Self, BackendError> {
-        let forward = panels(slabs, number, rows, cols)?;
+        let forward = Forward::Floats(panels(slabs, number, rows, cols)?);
         let training = Some(Training { master, backward: panels(slabs, number, cols, rows)? });
-        Ok(Self { rows, cols, number, forward, training })
+        Ok(Self { rows, cols, forward, training })
     }
 
     /// Packs the master's values.
     pub(crate) fn refresh(&mut self, pool: &Pool, level: Level, master: &[f32]) {
-        self.forward.pack_rows(pool, level, master);
+        if let Forward::Floats(panels) = &mut self.forward {
+            panels.pack_rows(pool, level, master);
+        }
         if let Some(training) = &mut self.training {
             training.backward.pack_columns(pool, level, master);
+        }
+    }
+
+    /// `out = onto + x · wᵀ` for `rows` dense rows.
+    pub(crate) fn multiply(
+        &self,
+        pool: &Pool,
+        level: Level,
+        scratch: &Scratch,
+        out: &mut [f32],
+        onto: Onto<'_>,
+        x: &[f32],
+        rows: usize,
+    ) {
+        match &self.forward {
+            Forward::Floats(panels) => {
+                gemm(pool, level, scratch, out, onto, Left::Rows { x, ld: self.cols }, panels.right(), rows);
+            }
+            Forward::Blocks(blocks) => quant_gemm(pool, level, scratch, out, onto, x, blocks, rows),
         }
     }
 
@@ -101,14 +137,30 @@ impl Weights {
                 assert!(id < self.rows, "token {id} of a vocabulary of {}", self.rows);
                 match master {
                     Some(master) => out.copy_from_slice(&master[id * width..][..width]),
-                    None => self.forward.row(id, out),
+                    None => self.row(id, out),
                 }
             }
         });
     }
 
+    /// Row `row`, as it is multiplied.
+    fn row(&self, row: usize, out: &mut [f32]) {
+        match &self.forward {
+            Forward::Floats(panels) => panels.row(row, out),
+            Forward::Blocks(blocks) => blocks.row(row, out),
+        }
+    }
+
+    /// Bytes that a product `x · wᵀ` reads.
+    pub(crate) fn forward_bytes(&self) -> usize {
+        match &self.forward {
+            Forward::Floats(panels) => panels.bytes(),
+            Forward::Blocks(blocks) => blocks.bytes(),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        self.forward.bytes() + self.training.as_ref().map_or(0, |training| training.backward.bytes())
+        self.forward_bytes() + self.training.as_ref().map_or(0, |training| training.backward.bytes())
     }
 }
 
@@ -128,7 +180,7 @@ fn decode_row(parts: &[EncodedRows<'_>], row: usize, out: &mut [f32]) {
 }
 
 /// The same encoding by its name in `formats`.
-fn stored(encoding: Encoding) -> formats::Encoding {
+pub(crate) fn stored(encoding: Encoding) -> formats::Encoding {
     match encoding {
         Encoding::F32 => formats::Encoding::F32,
         Encoding::F16 => formats::Encoding::F16,
@@ -161,7 +213,7 @@ mod tests {
             assert_eq!((weights.rows, weights.cols), (200, cols));
             let (mut row, mut want) = (vec![0.0; cols], vec![0.0; cols]);
             for i in 0..200 {
-                weights.forward.row(i, &mut row);
+                weights.row(i, &mut row);
                 decode_row(&parts, i, &mut want);
                 if precision == Precision::Bf16 {
                     want.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());

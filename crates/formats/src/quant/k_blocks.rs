@@ -46,41 +46,57 @@ impl BlockQ3K {
 }
 
 impl BlockQ4K {
+    /// `q` of the 32 values of group `g < 8`, 0…15.
+    pub fn codes(&self, g: usize) -> [u8; 32] {
+        std::array::from_fn(|i| four_bits(&self.q, 32 * g + i))
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (s, m) = k_scale_and_minimum(g, &self.scales);
             let (scale, minimum) = (scale * f32::from(s), minimum * f32::from(m));
-            *out = std::array::from_fn(|i| scale * f32::from(four_bits(&self.q, 32 * g + i)) - minimum);
+            *out = self.codes(g).map(|q| scale * f32::from(q) - minimum);
         }
     }
 }
 
 impl BlockQ5K {
+    /// `q` of the 32 values of group `g < 8`, 0…31.
+    pub fn codes(&self, g: usize) -> [u8; 32] {
+        std::array::from_fn(|i| four_bits(&self.q, 32 * g + i) | (self.high[i] >> g & 1) << 4)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (s, m) = k_scale_and_minimum(g, &self.scales);
             let (scale, minimum) = (scale * f32::from(s), minimum * f32::from(m));
-            *out = std::array::from_fn(|i| {
-                let q = four_bits(&self.q, 32 * g + i) | (self.high[i] >> g & 1) << 4;
-                scale * f32::from(q) - minimum
-            });
+            *out = self.codes(g).map(|q| scale * f32::from(q) - minimum);
         }
     }
 }
 
 impl BlockQ6K {
+    /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…63.
+    pub fn codes(&self, pair: usize) -> [u8; 32] {
+        let (half, quarter) = (pair / 4, pair % 4);
+        std::array::from_fn(|i| {
+            let low = self.low[64 * half + 32 * (quarter % 2) + i] >> (quarter / 2 * 4) & 15;
+            low | two_bits(&self.high, 32 * pair + i) << 4
+        })
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let scale = self.scale.to_f32();
-        for (v, out) in out.iter_mut().enumerate() {
-            let (half, quarter, i) = (v / 128, v / 32 % 4, v % 32);
-            let low = self.low[64 * half + 32 * (quarter % 2) + i] >> (quarter / 2 * 4) & 15;
-            let q = (low | two_bits(&self.high, v) << 4) as i8 - 32;
-            *out = scale * f32::from(self.scales[v / 16]) * f32::from(q);
+        for (pair, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let codes = self.codes(pair);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = scale * f32::from(self.scales[2 * pair + i / 16]) * f32::from(codes[i] as i8 - 32);
+            }
         }
     }
 }

@@ -62,10 +62,15 @@ impl BlockQ8_0 {
 }
 
 impl BlockQ4_0 {
+    /// `q` of the 32 values, 0…15.
+    pub fn codes(&self) -> [u8; 32] {
+        nibbles(&self.q)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 32]) {
         let scale = self.scale.to_f32();
-        *out = nibbles(&self.q).map(|q| scale * f32::from(i16::from(q) - 8));
+        *out = self.codes().map(|q| scale * f32::from(i16::from(q) - 8));
     }
 
     /// The scale maps the value farthest from 0 to −8, whatever its sign.
@@ -78,10 +83,15 @@ impl BlockQ4_0 {
 }
 
 impl BlockQ4_1 {
+    /// `q` of the 32 values, 0…15.
+    pub fn codes(&self) -> [u8; 32] {
+        nibbles(&self.q)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 32]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
-        *out = nibbles(&self.q).map(|q| scale * f32::from(q) + minimum);
+        *out = self.codes().map(|q| scale * f32::from(q) + minimum);
     }
 
     /// The least value becomes 0, the greatest 15.
@@ -94,10 +104,15 @@ impl BlockQ4_1 {
 }
 
 impl BlockQ5_0 {
+    /// `q` of the 32 values, 0…31.
+    pub fn codes(&self) -> [u8; 32] {
+        five_bits(&self.q, self.high)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 32]) {
         let scale = self.scale.to_f32();
-        *out = five_bits(&self.q, self.high).map(|q| scale * f32::from(i16::from(q) - 16));
+        *out = self.codes().map(|q| scale * f32::from(i16::from(q) - 16));
     }
 
     /// The scale maps the value farthest from 0 to −16, whatever its sign.
@@ -110,10 +125,15 @@ impl BlockQ5_0 {
 }
 
 impl BlockQ5_1 {
+    /// `q` of the 32 values, 0…31.
+    pub fn codes(&self) -> [u8; 32] {
+        five_bits(&self.q, self.high)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 32]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
-        *out = five_bits(&self.q, self.high).map(|q| scale * f32::from(q) + minimum);
+        *out = self.codes().map(|q| scale * f32::from(q) + minimum);
     }
 
     /// The least value becomes 0, the greatest 31.
