@@ -3,13 +3,18 @@
 //! For a query at position t that may see keys `first ≤ s ≤ t`: `p[s] = exp(q·k[s]/√head_dim − logsumexp)` and
 //! `out = Σ p[s] v[s]`. Keys are visited in blocks of [`BLOCK`] at fixed absolute positions, with the online softmax,
 //! each row seeing exactly its own keys in ascending order. So a row's bits depend neither on the rows beside it nor on
-//! threads, and attention over a cache of f32 returns the bits of attention without one; prompt and generated rows are
-//! one family here. Sums of exponentials are kept in sixteen lanes and folded at the end; every product is one chain
-//! of fused additions ([`multiply`]); so all levels return the same bits too.
+//! threads, and attention over a cache of f32 returns the bits of attention without one. Sums of exponentials are kept in
+//! sixteen lanes and folded at the end; every product is one chain of fused additions ([`multiply`]); so all levels
+//! return the same bits too.
+//!
+//! Products are in f32, or their operands (queries scaled by 1/√head_dim, keys, values, exponentials) are rounded to
+//! bf16 ([`form`]). Rounding is that of a cache in bf16, which therefore returns the bits of attention without a cache as
+//! well. Generated rows are always computed in f32: they wait for the cache, not for products.
 //!
 //! Backward: see [`backward`].
 
 mod backward;
+mod form;
 mod forward;
 mod multiply;
 pub(crate) mod pack;
@@ -20,10 +25,12 @@ use crate::pool::Disjoint;
 use crate::simd::{Simd, at_every_level};
 use crate::split::share;
 use crate::{Level, Pool};
-use backend::{Heads, Precision, Rows, Sequences};
+use backend::{Family, Heads, Precision, Rows, Sequences};
 pub(crate) use backward::attention_backward;
-use forward::{KeysValues, Outputs, attend, tile_floats};
-use pack::{BLOCK, HeadRows, padded, to_panels, to_rows};
+use bytemuck::cast_slice_mut;
+use form::{Pack, in_every_form};
+use forward::{KeysValues, Outputs, attend, attend_in, tile_floats};
+use pack::{BLOCK, HeadRows, padded};
 use std::ops::Range;
 
 /// Query rows of which a bf16 cache is widened first, once, instead of at each use. Equal bits either way: widening is
@@ -117,7 +124,6 @@ pub(crate) fn attention(
     first_key: Option<&[u32]>,
     precision: Precision,
 ) {
-    let _ = precision;
     let (rows, tokens) = (sequences.rows(), sequences.tokens);
     let qkv = &qkv[..rows * heads.qkv_width()];
     let out = Disjoint::new(&mut out[..rows * heads.query_width()]);
@@ -134,19 +140,19 @@ pub(crate) fn attention(
         let blocks = queries.first_block(range.clone())..range.end.div_ceil(BLOCK);
         let floats = blocks.len() * BLOCK * (heads.head_dim + padded(heads.head_dim));
         let mut lease = scratch.take(floats + tile_floats(heads.head_dim));
-        packed_part(level, queries, blocks, range, outputs, lease.floats());
+        packed_part(level, precision, queries, blocks, range, outputs, lease.floats());
     });
 }
 
-at_every_level! {
+in_every_form! {
     fn packed_part(queries: Queries<'_>, blocks: Range<usize>, rows: Range<usize>, outputs: Outputs<'_>, scratch: &mut [f32])
         = pack_and_attend;
 }
 
 /// Packs the keys and values of `blocks`, then attends.
 #[inline(always)]
-fn pack_and_attend(
-    s: impl Simd,
+fn pack_and_attend<F: Pack>(
+    f: F,
     queries: Queries<'_>,
     blocks: Range<usize>,
     rows: Range<usize>,
@@ -154,16 +160,17 @@ fn pack_and_attend(
     scratch: &mut [f32],
 ) {
     let Heads { head_dim, .. } = queries.heads;
-    let (panels, rest) = scratch.split_at_mut(blocks.len() * BLOCK * head_dim);
-    let (values, scratch) = rest.split_at_mut(blocks.len() * BLOCK * padded(head_dim));
+    let (panel_words, value_words) = (BLOCK / F::PER_WORD * head_dim, BLOCK / F::PER_WORD * padded(head_dim));
+    let (panels, rest) = scratch.split_at_mut(blocks.len() * panel_words);
+    let (values, scratch) = rest.split_at_mut(blocks.len() * value_words);
+    let (panels, values): (&mut [F::Right], &mut [F::Right]) = (cast_slice_mut(panels), cast_slice_mut(values));
     let (start, end) = (blocks.start * BLOCK, rows.end.min(blocks.end * BLOCK));
     let [keys, source] = keys_and_values(queries.qkv, queries.heads, queries.kv_head);
-    to_panels(panels, keys, queries.base + start, 0, end - start, |x| x);
-    if padded(head_dim) != head_dim {
-        values.fill(0.0);
+    for (panel, first) in panels.chunks_exact_mut(panel_words).zip((start..end).step_by(BLOCK)) {
+        f.panel(panel, keys, queries.base + first, BLOCK.min(end - first));
     }
-    to_rows(values, source, queries.base + start, end - start, |x| x);
-    attend(s, queries, KeysValues { panels, values, first_block: blocks.start }, rows, outputs, scratch);
+    f.right_rows(values, source, queries.base + start, end - start);
+    attend_in(f, queries, KeysValues { panels, values, first_block: blocks.start }, rows, outputs, scratch);
 }
 
 /// The keys and the values of a key head, in the rows of `qkv`.
@@ -185,7 +192,7 @@ pub(crate) fn attention_cached(
     rows: Rows,
     precision: Precision,
 ) {
-    let _ = precision;
+    let rounded = rows.family == Family::Prompt && precision != Precision::F32;
     let (heads, rows) = (cache.heads(), rows.count);
     assert!(at + rows <= cache.capacity(), "positions {at}..{} of {}", at + rows, cache.capacity());
     let qkv = &qkv[..rows * heads.qkv_width()];
@@ -198,6 +205,10 @@ pub(crate) fn attention_cached(
         let range = chunk_rows(chunks - 1 - chunk, chunks, rows);
         let queries = Queries { qkv, heads, kv_head, base: 0, at, first_key: None };
         let blocks = (at + range.end).div_ceil(BLOCK);
+        if rounded {
+            let kept = cache.layer(layer, kv_head, blocks);
+            return attend_rounded(level, precision, scratch, queries, kept, blocks, range, outputs);
+        }
         match cache.layer(layer, kv_head, blocks) {
             Layer::F32(Part { panels, values }) => {
                 let kv = KeysValues { panels, values, first_block: 0 };
@@ -245,6 +256,60 @@ at_every_level! {
         outputs: Outputs<'_>,
         scratch: &mut [f32],
     ) = attend;
+}
+
+/// Attention of rows of a prompt over the first `blocks` blocks of a cache, by products in `precision`.
+fn attend_rounded(
+    level: Level,
+    precision: Precision,
+    scratch: &Scratch,
+    queries: Queries<'_>,
+    kept: Layer<'_>,
+    blocks: usize,
+    rows: Range<usize>,
+    outputs: Outputs<'_>,
+) {
+    let head_dim = queries.heads.head_dim;
+    let [keys, values] = [head_dim, padded(head_dim)].map(|width| blocks * BLOCK * width);
+    let mut lease = scratch.take(keys + values + tile_floats(head_dim));
+    let mut wide = scratch.take(if matches!(kept, Layer::F32(_)) { 0 } else { keys + values });
+    let part = match kept {
+        Layer::F32(part) => part,
+        narrow => {
+            let (panels, values) = wide.floats().split_at_mut(keys);
+            widen(level, panels, values, narrow, head_dim);
+            Part { panels, values }
+        }
+    };
+    cached_part(level, precision, queries, part, rows, outputs, lease.floats());
+}
+
+in_every_form! {
+    fn cached_part(
+        queries: Queries<'_>,
+        part: Part<'_, f32>,
+        rows: Range<usize>,
+        outputs: Outputs<'_>,
+        scratch: &mut [f32],
+    ) = repack_and_attend;
+}
+
+/// Packs what a cache holds, then attends.
+#[inline(always)]
+fn repack_and_attend<F: Pack>(
+    f: F,
+    queries: Queries<'_>,
+    part: Part<'_, f32>,
+    rows: Range<usize>,
+    outputs: Outputs<'_>,
+    scratch: &mut [f32],
+) {
+    let (panels, rest) = scratch.split_at_mut(part.panels.len() / F::PER_WORD);
+    let (values, scratch) = rest.split_at_mut(part.values.len() / F::PER_WORD);
+    let (panels, values): (&mut [F::Right], &mut [F::Right]) = (cast_slice_mut(panels), cast_slice_mut(values));
+    f.rows_to_right(panels, part.panels, BLOCK);
+    f.rows_to_right(values, part.values, padded(queries.heads.head_dim));
+    attend_in(f, queries, KeysValues { panels, values, first_block: 0 }, rows, outputs, scratch);
 }
 
 /// Keys and values as f32, exactly what was kept.

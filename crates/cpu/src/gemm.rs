@@ -31,6 +31,13 @@ mod scalar;
 
 pub(crate) use pack::{Panels, Right, panel_words};
 
+/// What is done with pairs of bf16 in registers.
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pair_instructions {
+    pub(crate) use super::avx512::dot;
+    pub(crate) use super::pack_avx512::{pair_lanes, pair_neighbours, transposed};
+}
+
 use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::{Level, Pool};

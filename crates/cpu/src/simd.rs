@@ -95,10 +95,16 @@ pub(crate) trait Simd: Copy {
     /// eʳ below 3.1e-9 before rounding).
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
-        let clamped = self.max(self.splat(EXP_LOWEST), self.min(self.splat(EXP_HIGHEST), x));
-        let shifted = self.fma(clamped, self.splat(std::f32::consts::LOG2_E), self.splat(ROUNDER));
+        self.exp_below_one(self.max(self.splat(EXP_LOWEST - 1.0), self.min(self.splat(EXP_HIGHEST), x)))
+    }
+
+    /// [`Simd::exp`] where x is no more than 88, by two operations less. Of larger numbers it returns anything.
+    #[inline(always)]
+    fn exp_below_one(self, x: Self::V) -> Self::V {
+        // Far below the lowest, all that follows is nonsense, and the end makes it 0.
+        let shifted = self.fma(x, self.splat(std::f32::consts::LOG2_E), self.splat(ROUNDER));
         let n = self.sub(shifted, self.splat(ROUNDER));
-        let r = self.fma(n, self.splat(-LN2_HIGH), clamped);
+        let r = self.fma(n, self.splat(-LN2_HIGH), x);
         let r = self.fma(n, self.splat(-LN2_LOW), r);
         let mut q = self.splat(EXP_Q[4]);
         for &coefficient in EXP_Q[..4].iter().rev() {
@@ -114,6 +120,23 @@ pub(crate) trait Simd: Copy {
         let one = self.splat(1.0);
         self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), x))))
     }
+}
+
+/// [`Simd`] with products of pairs of bf16. A lane holds two, the earlier in its upper half, and only these methods look
+/// into it; loads and stores move it as the float whose bits it has.
+pub(crate) trait Dots: Simd {
+    /// `sum + a₁·b₁ + a₂·b₂`, the earlier product first, each rounded once; see [`crate::gemm`].
+    fn dot(self, a: Self::V, b: Self::V, sum: Self::V) -> Self::V;
+    /// Pairs of 32 neighbours, rounded: `low` the first sixteen, `high` the next.
+    fn pair_neighbours(self, low: Self::V, high: Self::V) -> Self::V;
+    /// Pairs of `earlier[i]` and `later[i]`, rounded.
+    fn pair(self, earlier: Self::V, later: Self::V) -> Self::V;
+    /// The earlier numbers of the pairs, widened.
+    fn earlier(self, pairs: Self::V) -> Self::V;
+    /// The later numbers of the pairs, widened.
+    fn later(self, pairs: Self::V) -> Self::V;
+    /// The transpose of a square of pairs.
+    fn transposed(self, rows: [Self::V; LANES]) -> [Self::V; LANES];
 }
 
 /// 1.5·2²³: added to a float of small magnitude it leaves the nearest integer in the low bits of the sum.
@@ -245,7 +268,7 @@ macro_rules! at_every_level {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             fn avx512($($arg: $type),*) $(-> $out)? {
                 // SAFETY: this function runs only where the processor has these features.
-                $body(unsafe { $crate::simd::Avx512::new() }, $($arg),*)
+                $body(unsafe { <$crate::simd::Avx512>::new() }, $($arg),*)
             }
             match level {
                 // SAFETY: a `Level` is made only by detection, which saw the features.

@@ -89,7 +89,12 @@ impl<'b> ModelDrafter<'b> {
 impl Drafter for ModelDrafter<'_> {
     fn prepare(&mut self, prompt: &[u32]) -> Result<(), InferError> {
         match self.return_to(prompt, prompt.len()) {
-            Some(same) if same < prompt.len() => self.read(&prompt[same..]).map(drop),
+            Some(same) if same < prompt.len() => {
+                // As the target reads it, however short it is: a draft that is the target then proposes the target's text.
+                self.session.prefill(&prompt[same..])?;
+                self.read.extend_from_slice(&prompt[same..]);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

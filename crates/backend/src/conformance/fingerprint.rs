@@ -68,10 +68,12 @@ fn attended(b: &dyn Backend, all: &mut Vec<(String, u64)>) {
     let (table, positions) = (lab.floats(&random(3, 40 * HEADS.head_dim)), lab.ids(&random_ids(4, ROWS, 40)));
     b.rope(buf, table, positions, HEADS, ROWS);
     all.push(("rope".into(), hash(&lab.read(buf, qkv.len()))));
-    let outputs = attention::run(b, &qkv, &d_out, sequences, HEADS, None, Precision::F32);
-    all.push(("attention".into(), hash(&outputs.out)));
-    all.push(("attention logsumexp".into(), hash(&outputs.logsumexp)));
-    all.push(("attention_backward".into(), hash(&outputs.d_qkv)));
+    for precision in [Precision::F32, Precision::Bf16] {
+        let outputs = attention::run(b, &qkv, &d_out, sequences, HEADS, None, precision);
+        all.push((format!("attention {precision:?}"), hash(&outputs.out)));
+        all.push((format!("attention logsumexp {precision:?}"), hash(&outputs.logsumexp)));
+        all.push((format!("attention_backward {precision:?}"), hash(&outputs.d_qkv)));
+    }
 }
 
 fn multiplied(b: &dyn Backend, precision: Precision, all: &mut Vec<(String, u64)>) {

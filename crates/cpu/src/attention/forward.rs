@@ -1,6 +1,7 @@
 //! The forward of a few queries of one key head, block of keys after block of keys.
 
 use super::Queries;
+use super::form::{Form, Singles};
 use super::multiply::{Element, Left, Right, Size, multiply};
 use super::pack::{BLOCK, padded};
 use crate::pool::Disjoint;
@@ -13,7 +14,8 @@ const TILE: usize = 32;
 /// Rows that the product takes at once.
 const GROUP: usize = 4;
 
-/// Keys and values of one head, the keys as panels and the values as padded rows, from block `first_block` on.
+/// Keys and values of one head as right operands, the keys as panels and the values as padded rows, from block
+/// `first_block` on. `E` is a word of their form.
 #[derive(Clone, Copy)]
 pub(crate) struct KeysValues<'a, E> {
     pub(crate) panels: &'a [E],
@@ -35,9 +37,9 @@ pub(crate) fn tile_floats(head_dim: usize) -> usize {
 
 /// The state of a tile: one row of each for every query.
 struct Tile<'a> {
-    /// Queries, scaled by 1/√head_dim: `TILE × head_dim`.
+    /// Queries, scaled by 1/√head_dim: `TILE × head_dim`, words at the beginning of each row.
     queries: &'a mut [f32],
-    /// Scores, then their exponentials: `TILE × BLOCK`.
+    /// Scores, then their exponentials, then these as words: `TILE × BLOCK`.
     scores: &'a mut [f32],
     /// Sums of exponentials times values so far: `TILE × padded`.
     sums: &'a mut [f32],
@@ -57,14 +59,27 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// [`attend_in`] by products in f32.
+#[inline(always)]
+pub(crate) fn attend<S: Simd, E: Element<S>>(
+    s: S,
+    queries: Queries<'_>,
+    kv: KeysValues<'_, E>,
+    rows: Range<usize>,
+    outputs: Outputs<'_>,
+    scratch: &mut [f32],
+) {
+    attend_in(Singles::new(s), queries, kv, rows, outputs, scratch);
+}
+
 /// Attention of rows `rows` for all query heads of the queries' key head, over the keys that each may see.
 ///
 /// `outputs` must be written by nobody else in these rows and heads while this runs.
 #[inline(always)]
-pub(crate) fn attend<S: Simd, E: Element>(
-    s: S,
+pub(crate) fn attend_in<F: Form>(
+    f: F,
     queries: Queries<'_>,
-    kv: KeysValues<'_, E>,
+    kv: KeysValues<'_, F::Right>,
     rows: Range<usize>,
     outputs: Outputs<'_>,
     scratch: &mut [f32],
@@ -73,12 +88,12 @@ pub(crate) fn attend<S: Simd, E: Element>(
     let mut tile = Tile::new(scratch, queries.heads.head_dim);
     let end = rows.end * group;
     for first in (rows.start * group..end).step_by(TILE) {
-        attend_tile(s, queries, kv, first..end.min(first + TILE), &mut tile);
-        finish(s, queries, first..end.min(first + TILE), &tile, outputs);
+        attend_tile(f, queries, kv, first..end.min(first + TILE), &mut tile);
+        finish(f.simd(), queries, first..end.min(first + TILE), &tile, outputs);
     }
 }
 
-/// A few rows of a tile and the keys of the block that all of them see.
+/// A few rows of a tile and the words of keys of the block that all of them see whole.
 #[derive(Clone, Copy, Default)]
 struct Segment {
     row: usize,
@@ -88,20 +103,23 @@ struct Segment {
 }
 
 #[inline(always)]
-fn attend_tile<S: Simd, E: Element>(
-    s: S,
+fn attend_tile<F: Form>(
+    f: F,
     queries: Queries<'_>,
-    kv: KeysValues<'_, E>,
+    kv: KeysValues<'_, F::Right>,
     pairs: Range<usize>,
     tile: &mut Tile<'_>,
 ) {
+    let s = f.simd();
     let (head_dim, count) = (queries.heads.head_dim, pairs.len());
-    let width = padded(head_dim);
+    let (width, depth) = (padded(head_dim), head_dim / F::PER_WORD);
     let mut visible = [(0, 0); TILE];
     for (i, pair) in pairs.clone().enumerate() {
         let keys = queries.visible(pair);
         visible[i] = (keys.start, keys.end);
-        queries.scaled(pair, &mut tile.queries[i * head_dim..][..head_dim]);
+        let query = &mut tile.queries[i * head_dim..][..head_dim];
+        queries.scaled(pair, query);
+        f.left_row(query);
     }
     let visible = &visible[..count];
     tile.sums[..count * width].fill(0.0);
@@ -113,43 +131,70 @@ fn attend_tile<S: Simd, E: Element>(
     for block in first / BLOCK..last.div_ceil(BLOCK) {
         let start = block * BLOCK;
         let stored = block - kv.first_block;
-        let panel = Right { data: &kv.panels[stored * head_dim * BLOCK..][..head_dim * BLOCK], stride: BLOCK };
-        let values = Right { data: &kv.values[stored * BLOCK * width..][..BLOCK * width], stride: width };
+        let panel = Right { data: &kv.panels[stored * depth * BLOCK..][..depth * BLOCK], stride: BLOCK };
+        let values = &kv.values[stored * (BLOCK / F::PER_WORD) * width..][..BLOCK / F::PER_WORD * width];
         let left = Left { data: tile.queries, row_stride: head_dim, depth_stride: 1 };
         let vectors = (last - start).min(BLOCK).div_ceil(LANES);
-        multiply::<true, S, E>(s, tile.scores, BLOCK, left, panel, Size { rows: count, depth: head_dim, vectors });
+        multiply::<true, _, _>(s, tile.scores, BLOCK, left, panel, Size { rows: count, depth, vectors });
 
         let mut seen = [(0, 0); TILE];
         for (i, keys) in visible.iter().enumerate() {
             let (from, to) = (keys.0.max(start) - start, keys.1.clamp(start, start + BLOCK) - start);
             seen[i] = (from.min(to), to);
             if from < to {
-                softmax_step(s, tile, i, from, to, width);
+                softmax_step(f, tile, i, from, to, width);
             }
         }
-        let mut segments = [Segment::default(); TILE / GROUP * (2 * GROUP + 1)];
-        let segments_len = cut(&seen[..count], &mut segments);
-        for segment in &segments[..segments_len] {
-            let left =
-                Left { data: &tile.scores[segment.row * BLOCK + segment.start..], row_stride: BLOCK, depth_stride: 1 };
-            let right = Right { data: &values.data[segment.start * width..], stride: width };
-            let size = Size { rows: segment.rows, depth: segment.end - segment.start, vectors: width / LANES };
-            multiply::<false, S, E>(s, &mut tile.sums[segment.row * width..], width, left, right, size);
+        add_values(f, tile, &seen[..count], values, width);
+    }
+}
+
+/// `sums += P · V` for the keys of a block that each row sees.
+#[inline(always)]
+fn add_values<F: Form>(f: F, tile: &mut Tile<'_>, seen: &[(usize, usize)], values: &[F::Right], width: usize) {
+    let mut words = [(0, 0); TILE];
+    for (i, (words, &(from, to))) in words.iter_mut().zip(seen).enumerate() {
+        let end = to / F::PER_WORD;
+        *words = (from.div_ceil(F::PER_WORD).min(end), end);
+        // Of a pair of which a row sees the later key only.
+        if F::PER_WORD > 1 && from < to && !from.is_multiple_of(F::PER_WORD) {
+            let (sums, weights) = (&mut tile.sums[i * width..][..width], &tile.scores[i * BLOCK..][..BLOCK]);
+            f.add_single(sums, weights, values, from);
+        }
+    }
+    let mut segments = [Segment::default(); TILE / GROUP * (2 * GROUP + 1)];
+    let segments_len = cut(&words[..seen.len()], &mut segments);
+    for segment in &segments[..segments_len] {
+        let left =
+            Left { data: &tile.scores[segment.row * BLOCK + segment.start..], row_stride: BLOCK, depth_stride: 1 };
+        let right = Right { data: &values[segment.start * width..], stride: width };
+        let size = Size { rows: segment.rows, depth: segment.end - segment.start, vectors: width / LANES };
+        multiply::<false, _, _>(f.simd(), &mut tile.sums[segment.row * width..], width, left, right, size);
+    }
+    if F::PER_WORD > 1 {
+        for (i, &(from, to)) in seen.iter().enumerate() {
+            // Of a pair of which a row sees the earlier key only.
+            if from < to && !to.is_multiple_of(F::PER_WORD) {
+                let (sums, weights) = (&mut tile.sums[i * width..][..width], &tile.scores[i * BLOCK..][..BLOCK]);
+                f.add_single(sums, weights, values, to - 1);
+            }
         }
     }
 }
 
-/// One step of the online softmax (Milakov and Gimelshein, 2018) for row `i`: keys `from..to` of the block.
+/// One step of the online softmax (Milakov and Gimelshein, 2018) for row `i`: keys `from..to` of the block. Leaves their
+/// exponentials as a left operand.
 #[inline(always)]
-fn softmax_step<S: Simd>(s: S, tile: &mut Tile<'_>, i: usize, from: usize, to: usize, width: usize) {
-    let vectors = from / LANES..to.div_ceil(LANES);
+fn softmax_step<F: Form>(f: F, tile: &mut Tile<'_>, i: usize, from: usize, to: usize, width: usize) {
+    const CHUNK: usize = 2 * LANES;
+    let s = f.simd();
+    let chunks = from / CHUNK..to.div_ceil(CHUNK);
     let scores = &mut tile.scores[i * BLOCK..][..BLOCK];
-    scores[vectors.start * LANES..from].fill(f32::NEG_INFINITY);
-    scores[to..vectors.end * LANES].fill(f32::NEG_INFINITY);
-    let scores = &mut scores.as_chunks_mut::<LANES>().0[vectors];
+    scores[chunks.start * CHUNK..from].fill(f32::NEG_INFINITY);
+    scores[to..chunks.end * CHUNK].fill(f32::NEG_INFINITY);
 
     let mut lanes = s.splat(f32::NEG_INFINITY);
-    for v in scores.iter() {
+    for v in scores[chunks.start * CHUNK..chunks.end * CHUNK].as_chunks().0 {
         lanes = s.max(s.load(v), lanes);
     }
     let before = tile.largest[i];
@@ -167,15 +212,16 @@ fn softmax_step<S: Simd>(s: S, tile: &mut Tile<'_>, i: usize, from: usize, to: u
         }
     }
     let largest = s.splat(largest);
-    for v in scores {
-        let weight = s.exp(s.sub(s.load(v), largest));
-        s.store(v, weight);
-        weights = s.add(weights, weight);
+    for chunk in chunks {
+        let (low, high) = (s.get(&scores[chunk * CHUNK..][..LANES]), s.get(&scores[chunk * CHUNK + LANES..][..LANES]));
+        let (low, high) = (s.exp_below_one(s.sub(low, largest)), s.exp_below_one(s.sub(high, largest)));
+        weights = s.add(s.add(weights, low), high);
+        f.store_left(scores, chunk, low, high);
     }
     s.store(&mut tile.weights[i], weights);
 }
 
-/// Cuts the keys that each row sees into segments that rows share, such that no row meets a key that it may not see
+/// Cuts the words of keys that each row sees whole into segments that rows share, such that no row meets a key that it may not see
 /// (a weight of zero would still turn infinite values into NaN) and each row meets its keys in ascending order.
 #[inline(always)]
 fn cut(seen: &[(usize, usize)], segments: &mut [Segment]) -> usize {

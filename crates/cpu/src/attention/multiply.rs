@@ -1,28 +1,51 @@
 //! The one product inside attention: `C += A · B` on tiles that live in registers.
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{Dots, LANES, Simd};
 
-/// An element of keys and values as they are kept: f32, or bf16 as its bits.
-pub(crate) trait Element: Copy + bytemuck::Pod {
-    /// Sixteen elements, widened exactly.
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V;
+/// An element of a right operand as it is kept: f32, bf16 as its bits, a pair of bf16.
+pub(crate) trait Element<S: Simd>: Copy + bytemuck::Pod {
+    /// Sixteen elements, widened exactly unless they are pairs.
+    fn load(s: S, x: &[Self; LANES]) -> S::V;
+
+    /// The sums continued by `left · right`; lanes of `left` are elements of the left operand.
+    #[inline(always)]
+    fn add(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.fma(left, right, sum)
+    }
 }
 
-impl Element for f32 {
+impl<S: Simd> Element<S> for f32 {
     #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
+    fn load(s: S, x: &[Self; LANES]) -> S::V {
         s.load(x)
     }
 }
 
-impl Element for u16 {
+impl<S: Simd> Element<S> for u16 {
     #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V {
+    fn load(s: S, x: &[Self; LANES]) -> S::V {
         s.load_bf16(x)
     }
 }
 
-/// The left operand: element (row, k) is `data[row · row_stride + k · depth_stride]`.
+/// Two bf16 of ascending k, the earlier one in the upper half.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub(crate) struct Pair(u32);
+
+impl<S: Dots> Element<S> for Pair {
+    #[inline(always)]
+    fn load(s: S, x: &[Self; LANES]) -> S::V {
+        s.load(bytemuck::cast_ref(x))
+    }
+
+    #[inline(always)]
+    fn add(s: S, left: S::V, right: S::V, sum: S::V) -> S::V {
+        s.dot(left, right, sum)
+    }
+}
+
+/// The left operand: element (row, k), a float or the bits of a pair, is `data[row · row_stride + k · depth_stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
     pub(crate) data: &'a [f32],
@@ -50,7 +73,7 @@ pub(crate) struct Size {
 /// Each element of C is one chain of fused additions with k ascending, whatever the tiles, so the bits depend neither
 /// on the level nor on how a caller cuts rows, columns or k into several calls.
 #[inline(always)]
-pub(crate) fn multiply<const FRESH: bool, S: Simd, E: Element>(
+pub(crate) fn multiply<const FRESH: bool, S: Simd, E: Element<S>>(
     s: S,
     c: &mut [f32],
     c_stride: usize,
@@ -91,13 +114,16 @@ struct Tile<'a, E> {
     depth: usize,
 }
 
-impl<E: Element> Tile<'_, E> {
+impl<E> Tile<'_, E> {
     /// Computes the rows that come next, as many as the registers hold, and returns their number.
     ///
     /// # Safety
     /// As [`Tile::compute`], for the rows below `rows` and all `vectors` vectors.
     #[inline(always)]
-    unsafe fn next<const FRESH: bool, S: Simd>(&self, s: S, row: usize, rows: usize, vectors: usize) -> usize {
+    unsafe fn next<const FRESH: bool, S: Simd>(&self, s: S, row: usize, rows: usize, vectors: usize) -> usize
+    where
+        E: Element<S>,
+    {
         // SAFETY (of each call): at most `rows - row` rows; the rest is the caller's promise.
         if S::ACCUMULATORS >= 16 {
             match rows - row {
@@ -127,12 +153,10 @@ impl<E: Element> Tile<'_, E> {
     /// # Safety
     /// As [`Tile::compute`].
     #[inline(always)]
-    unsafe fn rows<const FRESH: bool, const R: usize, const C: usize, S: Simd>(
-        &self,
-        s: S,
-        row: usize,
-        vectors: usize,
-    ) {
+    unsafe fn rows<const FRESH: bool, const R: usize, const C: usize, S: Simd>(&self, s: S, row: usize, vectors: usize)
+    where
+        E: Element<S>,
+    {
         let mut v = 0;
         while v + C <= vectors {
             // SAFETY: these columns end at or before the last vector; the rest is the caller's promise.
@@ -152,7 +176,10 @@ impl<E: Element> Tile<'_, E> {
     /// All three operands must have these rows and columns, `a` and `b` to the depth of the product.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "counted loops over registers unroll; iterators do not always")]
-    unsafe fn compute<const FRESH: bool, const R: usize, const C: usize, S: Simd>(&self, s: S, row: usize, v: usize) {
+    unsafe fn compute<const FRESH: bool, const R: usize, const C: usize, S: Simd>(&self, s: S, row: usize, v: usize)
+    where
+        E: Element<S>,
+    {
         let mut sums = [[s.splat(0.0); C]; R];
         let c = |r: usize, j: usize| {
             // SAFETY: within C, as the caller promises; sixteen floats from here on are its columns.
@@ -177,7 +204,7 @@ impl<E: Element> Tile<'_, E> {
                 // SAFETY: element (row + r, k) of A, as the caller promises.
                 let left = s.splat(unsafe { *a.add(r * self.a.row_stride) });
                 for j in 0..C {
-                    sums[r][j] = s.fma(left, right[j], sums[r][j]);
+                    sums[r][j] = E::add(s, left, right[j], sums[r][j]);
                 }
             }
             b = b.wrapping_add(self.b.stride);

@@ -11,6 +11,8 @@ const SHAPES: [Heads; 5] = [
     Heads { heads: 1, kv_heads: 1, head_dim: 18 },
 ];
 
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
 fn documents(rows: usize, tokens: usize, length: usize) -> Vec<u32> {
     (0..rows).map(|row| (row % tokens / length * length) as u32).collect()
 }
@@ -21,7 +23,14 @@ struct Run {
     d_qkv: Vec<f32>,
 }
 
-fn run(pool: &Pool, level: Level, sequences: Sequences, heads: Heads, first_key: Option<&[u32]>) -> Run {
+fn run(
+    pool: &Pool,
+    level: Level,
+    sequences: Sequences,
+    heads: Heads,
+    first_key: Option<&[u32]>,
+    precision: Precision,
+) -> Run {
     let rows = sequences.rows();
     let qkv: Vec<f32> = floats(1, rows * heads.qkv_width()).iter().map(|x| 2.0 * x).collect();
     let d_out = floats(2, rows * heads.query_width());
@@ -29,20 +38,9 @@ fn run(pool: &Pool, level: Level, sequences: Sequences, heads: Heads, first_key:
     let mut logsumexp = vec![0.0; rows * heads.heads];
     let scratch = Scratch::default();
     let mut d_qkv = vec![f32::NAN; rows * heads.qkv_width()];
-    attention(pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key, Precision::F32);
+    attention(pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, first_key, precision);
     attention_backward(
-        pool,
-        level,
-        &scratch,
-        &mut d_qkv,
-        &d_out,
-        &out,
-        &logsumexp,
-        &qkv,
-        sequences,
-        heads,
-        first_key,
-        Precision::F32,
+        pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, first_key, precision,
     );
     Run { out, logsumexp, d_qkv }
 }
@@ -53,12 +51,16 @@ fn levels_threads_and_splits_return_the_same_bits() {
         for (batch, tokens) in [(1, 1), (2, 65), (1, 200)] {
             let sequences = Sequences { batch, tokens };
             let first_key = documents(batch * tokens, tokens, 37);
-            for first_key in [None, Some(&first_key[..])] {
-                let want = run(&Pool::new(1), Level::Scalar, sequences, heads, first_key);
-                for pool in pools() {
-                    for level in crate::available() {
-                        let got = run(&pool, level, sequences, heads, first_key);
-                        let what = format!("{level:?} {heads:?} {sequences:?} {}", first_key.is_some());
+            for (first_key, precision) in
+                PRECISIONS.map(|p| [(None, p), (Some(&first_key[..]), p)]).into_iter().flatten()
+            {
+                let want = run(&Pool::new(1), Level::Scalar, sequences, heads, first_key, precision);
+                for level in crate::available() {
+                    // The scalar level is slow; one number of threads will do.
+                    let pools = if level == Level::Scalar { vec![Pool::new(2)] } else { pools().into() };
+                    for pool in pools {
+                        let got = run(&pool, level, sequences, heads, first_key, precision);
+                        let what = format!("{level:?} {precision:?} {heads:?} {sequences:?} {}", first_key.is_some());
                         assert_eq!(bits(&got.out), bits(&want.out), "out {what}");
                         assert_eq!(bits(&got.logsumexp), bits(&want.logsumexp), "logsumexp {what}");
                         assert_eq!(bits(&got.d_qkv), bits(&want.d_qkv), "d_qkv {what}");
@@ -86,14 +88,29 @@ proptest! {
         let sequences = Sequences { batch, tokens };
         let first = |row: usize| (row as u32).wrapping_mul(seed.wrapping_mul(2_654_435_761)) >> 7;
         let first_key: Vec<u32> = (0..batch * tokens).map(|row| first(row) % (row % tokens + 1) as u32).collect();
-        let want = run(&Pool::new(1), Level::Scalar, sequences, heads, Some(&first_key));
-        let pool = Pool::new(2);
-        for level in crate::available() {
-            let got = run(&pool, level, sequences, heads, Some(&first_key));
-            prop_assert_eq!(bits(&got.out), bits(&want.out), "out {}", level);
-            prop_assert_eq!(bits(&got.d_qkv), bits(&want.d_qkv), "d_qkv {}", level);
+        for precision in PRECISIONS {
+            let want = run(&Pool::new(1), Level::Scalar, sequences, heads, Some(&first_key), precision);
+            let pool = Pool::new(2);
+            for level in crate::available() {
+                let got = run(&pool, level, sequences, heads, Some(&first_key), precision);
+                prop_assert_eq!(bits(&got.out), bits(&want.out), "out {} {:?}", level, precision);
+                prop_assert_eq!(bits(&got.d_qkv), bits(&want.d_qkv), "d_qkv {} {:?}", level, precision);
+            }
         }
     }
+}
+
+/// Queries, keys and values as the products see them, all but the weights.
+fn operands(qkv: &[f32], heads: Heads, precision: Precision) -> Vec<f32> {
+    if precision == Precision::F32 {
+        return qkv.to_vec();
+    }
+    let root = (heads.head_dim as f32).sqrt();
+    let round = |x: f32| half::bf16::from_f32(x).to_f32();
+    let operand = |(column, &x): (usize, &f32)| {
+        if column < heads.query_width() { round(x * (1.0 / root)) * root } else { round(x) }
+    };
+    qkv.chunks(heads.qkv_width()).flat_map(|row| row.iter().enumerate().map(operand)).collect()
 }
 
 /// Attention in f64, a row at a time.
@@ -128,10 +145,15 @@ fn forward_is_near_the_exact_values() {
         let sequences = Sequences { batch: 2, tokens: 150 };
         let first_key = documents(300, 150, 40);
         let qkv: Vec<f32> = floats(1, 300 * heads.qkv_width()).iter().map(|x| 2.0 * x).collect();
-        for first_key in [None, Some(&first_key[..])] {
-            let got = run(&Pool::new(2), crate::available()[0], sequences, heads, first_key);
+        for (first_key, precision) in
+            [None, Some(&first_key[..])].into_iter().zip(PRECISIONS).chain([(None, Precision::Bf16)])
+        {
+            let got = run(&Pool::new(2), crate::available()[0], sequences, heads, first_key, precision);
+            // Weights are rounded by 2⁻⁹ of them at most, the values are below 2.
+            let most = if precision == Precision::F32 { 2e-5 } else { 2e-5 + 2.0 / 512.0 };
+            let qkv = operands(&qkv, heads, precision);
             for (got, want) in got.out.iter().zip(exact(&qkv, sequences, heads, first_key)) {
-                assert!((f64::from(*got) - want).abs() < 2e-5, "{heads:?} {got} {want}");
+                assert!((f64::from(*got) - want).abs() < most, "{precision:?} {heads:?} {got} {want}");
             }
         }
     }
@@ -194,19 +216,55 @@ fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a
     }
 }
 
+/// Rows of a prompt, over a cache that rounds no more than the products do.
+#[test]
+fn prompt_rows_have_the_bits_of_attention_without_a_cache() {
+    let (rows, pool, scratch) = (99, Pool::new(2), Scratch::default());
+    let cases = [(Precision::F32, KvType::F32), (Precision::Bf16, KvType::F32), (Precision::Bf16, KvType::Bf16)];
+    for (heads, (precision, kv_type)) in SHAPES.into_iter().flat_map(|heads| cases.map(|case| (heads, case))) {
+        let qkv = floats(3, rows * heads.qkv_width());
+        let sequences = Sequences { batch: 1, tokens: rows };
+        let mut want = vec![0.0; rows * heads.query_width()];
+        let mut logsumexp = vec![0.0; rows * heads.heads];
+        let level = *crate::available().last().unwrap();
+        attention(&pool, level, &scratch, &mut want, &mut logsumexp, &qkv, sequences, heads, None, precision);
+        for level in crate::available() {
+            for calls in [&[99][..], &[60, 3, 1, 35]] {
+                let mut cache = KvStore::new(1, rows, heads, kv_type).unwrap();
+                let mut out = vec![0.0; rows * heads.query_width()];
+                let mut at = 0;
+                for &count in calls {
+                    let qkv = &qkv[at * heads.qkv_width()..];
+                    cache.store(&pool, level, 0, at, qkv, count);
+                    let out = &mut out[at * heads.query_width()..];
+                    attention_cached(&pool, level, &scratch, out, qkv, &cache, 0, at, Rows::prompt(count), precision);
+                    at += count;
+                }
+                assert_eq!(bits(&out), bits(&want), "{level:?} {heads:?} {precision:?} {kv_type:?} {calls:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn stale_positions_of_a_cache_are_not_touched() {
+    for level in crate::available() {
+        PRECISIONS.into_iter().for_each(|precision| stale_positions_are_not_touched(level, precision));
+    }
+}
+
+fn stale_positions_are_not_touched(level: Level, precision: Precision) {
     let heads = SHAPES[1];
-    let (pool, level, scratch) = (Pool::new(1), Level::Scalar, Scratch::default());
+    let (pool, scratch) = (Pool::new(1), Scratch::default());
     let qkv = floats(4, 10 * heads.qkv_width());
     let mut out = [vec![0.0; 5 * heads.query_width()], vec![0.0; 5 * heads.query_width()]];
     for (stale, out) in [1.0, f32::NAN].into_iter().zip(&mut out) {
         let mut cache = KvStore::new(1, 10, heads, KvType::F32).unwrap();
         cache.store(&pool, level, 0, 0, &vec![stale; 10 * heads.qkv_width()], 10);
         cache.store(&pool, level, 0, 0, &qkv, 5);
-        attention_cached(&pool, level, &scratch, out, &qkv, &cache, 0, 0, Rows::prompt(5), Precision::F32);
+        attention_cached(&pool, level, &scratch, out, &qkv, &cache, 0, 0, Rows::prompt(5), precision);
     }
-    assert_eq!(bits(&out[0]), bits(&out[1]));
+    assert_eq!(bits(&out[0]), bits(&out[1]), "{level} {precision:?}");
 }
 
 /// Seconds that this thread computed, so that other programs on the machine disturb less.
@@ -234,31 +292,21 @@ fn attention_speed_of_a_thread() {
     let seen = (sequences.batch * heads.heads * sequences.tokens * (sequences.tokens + 1) / 2) as f64;
     let operations = 4.0 * seen * heads.head_dim as f64 * 1e-9;
     let pool = Pool::new(1);
-    for level in crate::available().into_iter().skip(1) {
+    let all = crate::available().into_iter().skip(1).flat_map(|level| PRECISIONS.map(|precision| (level, precision)));
+    for (level, precision) in all {
         let (mut forward, mut backward) = (f64::MAX, f64::MAX);
         for _ in 0..9 {
             let start = thread_seconds();
-            attention(&pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, None, Precision::F32);
+            attention(&pool, level, &scratch, &mut out, &mut logsumexp, &qkv, sequences, heads, None, precision);
             let middle = thread_seconds();
             attention_backward(
-                &pool,
-                level,
-                &scratch,
-                &mut d_qkv,
-                &d_out,
-                &out,
-                &logsumexp,
-                &qkv,
-                sequences,
-                heads,
-                None,
-                Precision::F32,
+                &pool, level, &scratch, &mut d_qkv, &d_out, &out, &logsumexp, &qkv, sequences, heads, None, precision,
             );
             forward = forward.min(middle - start);
             backward = backward.min(thread_seconds() - middle);
         }
         println!(
-            "{level}: forward {:.1} ms, {:.0} GFLOP/s; backward {:.1} ms, {:.0} GFLOP/s",
+            "{level} {precision:?}: forward {:.1} ms, {:.0} GFLOP/s; backward {:.1} ms, {:.0} GFLOP/s",
             forward * 1e3,
             operations / forward,
             backward * 1e3,

@@ -98,7 +98,7 @@ tiles!(widened, widened_of, "avx512f,avx512bw,avx512vl,avx512dq", 2, |sums, left
 /// The sums continued by the products of two pairs in each lane, the upper halves first.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+pub(crate) fn dot(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: both types are 64 plain bytes.
     let [a, b] = unsafe { [std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)] };
     _mm512_dpbf16_ps(sum, a, b)

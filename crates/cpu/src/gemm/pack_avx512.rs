@@ -30,7 +30,7 @@ fn load(x: &[f32], at: usize, end: usize) -> __m512 {
 /// [`pack::pair`]s of 32 neighbours: `low` the first sixteen, `high` the next.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_neighbours(low: __m512, high: __m512) -> __m512i {
+pub(crate) fn pair_neighbours(low: __m512, high: __m512) -> __m512i {
     // SAFETY: both types are 64 plain bytes.
     let pairs = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
     _mm512_rol_epi32::<16>(pairs)
@@ -39,7 +39,7 @@ fn pair_neighbours(low: __m512, high: __m512) -> __m512i {
 /// [`pack::pair`]s of `earlier[i]` and `later[i]`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_lanes(earlier: __m512, later: __m512) -> __m512i {
+pub(crate) fn pair_lanes(earlier: __m512, later: __m512) -> __m512i {
     const INTERLEAVED: [u16; 32] = {
         let mut order = [0; 32];
         let mut i = 0;
@@ -247,7 +247,7 @@ fn round_neighbours(low: __m512, high: __m512) -> __m512i {
 /// The transpose of a square of words: of pairs of rows, of quartets, then of quarters of registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(r: [__m512i; LANES]) -> [__m512i; LANES] {
+pub(crate) fn transposed(r: [__m512i; LANES]) -> [__m512i; LANES] {
     let mut t = r;
     for i in 0..8 {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);

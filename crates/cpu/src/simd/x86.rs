@@ -1,15 +1,16 @@
 //! The sixteen lanes as two registers of AVX2 or one of AVX-512.
 
-use super::{LANES, Simd};
+use super::{Dots, LANES, Simd};
+use crate::gemm::pair_instructions as pairs;
 use std::arch::x86_64::*;
 
 /// Proof of AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
-/// Proof of AVX-512 F, BW, DQ, VL.
+/// Proof of AVX-512 F, BW, DQ, VL, and of AVX512-BF16 if `DOTS`.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const DOTS: bool = false>(());
 
 impl Avx2 {
     /// # Safety
@@ -20,9 +21,9 @@ impl Avx2 {
     }
 }
 
-impl Avx512 {
+impl<const DOTS: bool> Avx512<DOTS> {
     /// # Safety
-    /// The processor must have AVX-512 F, BW, DQ and VL.
+    /// The processor must have AVX-512 F, BW, DQ and VL, and AVX512-BF16 if `DOTS`.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         Self(())
@@ -153,7 +154,7 @@ fn first(len: usize) -> __mmask16 {
     (1 << len) - 1
 }
 
-impl Simd for Avx512 {
+impl<const DOTS: bool> Simd for Avx512<DOTS> {
     type V = __m512;
     const ACCUMULATORS: usize = 16;
 
@@ -239,6 +240,68 @@ impl Simd for Avx512 {
         unsafe {
             let shift = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), shift))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+}
+
+/// Calls a function over registers of whole numbers with registers of floats, bit for bit.
+macro_rules! on_bits {
+    ($f:path, $($v:ident),*) => {
+        // SAFETY: `self` proves that the processor has the instructions; they touch no memory.
+        unsafe { _mm512_castsi512_ps($f($($v),*)) }
+    };
+}
+
+impl Dots for Avx512<true> {
+    #[inline(always)]
+    fn dot(self, a: Self::V, b: Self::V, sum: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe { pairs::dot(sum, _mm512_castps_si512(a), _mm512_castps_si512(b)) }
+    }
+    #[inline(always)]
+    fn pair_neighbours(self, low: Self::V, high: Self::V) -> Self::V {
+        on_bits!(pairs::pair_neighbours, low, high)
+    }
+    #[inline(always)]
+    fn pair(self, earlier: Self::V, later: Self::V) -> Self::V {
+        on_bits!(pairs::pair_lanes, earlier, later)
+    }
+    #[inline(always)]
+    fn earlier(self, pairs: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32))) }
+    }
+    #[inline(always)]
+    fn later(self, pairs: Self::V) -> Self::V {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(pairs))) }
+    }
+    #[inline(always)]
+    fn transposed(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        // SAFETY: `self` proves the instructions; they touch no memory. Both kinds of registers are 64 plain bytes.
+        unsafe {
+            let words = std::mem::transmute::<[__m512; LANES], [__m512i; LANES]>(rows);
+            std::mem::transmute::<[__m512i; LANES], [__m512; LANES]>(pairs::transposed(words))
         }
     }
 }
