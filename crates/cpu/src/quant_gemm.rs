@@ -13,10 +13,9 @@
 //!
 //! # The form
 //! Panels of sixteen outputs ([`form`]), each one stream of memory: a product of few rows reads every byte once, straight
-//! ahead. A tile is up to [`MR`] rows of one panel. It unpacks a block's codes into eight registers and multiplies all
-//! its rows with them, each with a chain of eight `vpdpbusd`; the rows' chains and, for few rows, those of the following
-//! blocks, are independent, and the processor overlaps them. With few rows that is bound by memory. With many it is bound
-//! by arithmetic: of ten operations of the multiplying ports eight are `vpdpbusd`, one scales and one sums.
+//! ahead. A tile is up to [`MR`] rows of a strip of two panels ([`vnni`]). With few rows that is bound by memory. With
+//! many it is bound by arithmetic: of ten operations of the multiplying ports eight are `vpdpbusd`, one scales and one
+//! sums, so that 80 % of the peak of `vpdpbusd` is what can be had.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -32,14 +31,16 @@ use crate::memory::{Aligned, Scratch, Slabs};
 use crate::pool::Disjoint;
 use crate::split::share;
 use crate::{Level, Pool};
-use activations::{MR, Rounded};
+use activations::{MR, Rounded, tile_rows};
 use backend::{EncodedRows, Encoding};
 use form::{BLOCK, Form, LANES};
 use std::ops::Range;
 
-/// Bytes of rounded activations that a task works on, beside the panel of weights in an L2 of 1 MiB.
+/// Panels of a strip: what a tile is wide.
+const STRIP: usize = 2;
+/// Bytes of rounded activations that a task works on, beside the strip of weights in an L2 of 1 MiB.
 const LEFT_BYTES: usize = 384 << 10;
-/// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
+/// Rows up to which a task is a run of strips, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 16;
 
 /// A right operand in blocks: parts of outputs one after the other, each in its own encoding, all `k` long.
@@ -57,8 +58,8 @@ pub(crate) struct Blocks {
 struct Part {
     form: Form,
     outputs: Range<usize>,
-    /// Panels of the parts before.
-    first_panel: usize,
+    /// Strips of the parts before.
+    first_strip: usize,
     /// Where its panels begin, in bytes.
     start: usize,
 }
@@ -67,12 +68,16 @@ impl Part {
     fn panels(&self) -> usize {
         self.outputs.len().div_ceil(LANES)
     }
+
+    fn strips(&self) -> usize {
+        self.panels().div_ceil(STRIP)
+    }
 }
 
-/// A panel of a part, the outputs that it holds, and its place among all.
-struct Panel<'a> {
+/// [`STRIP`] panels of a part, or the one that is left at its end.
+struct Strip<'a> {
     form: Form,
-    bytes: &'a [u8],
+    panels: &'a [u8],
     outputs: Range<usize>,
 }
 
@@ -86,11 +91,11 @@ impl Blocks {
     pub(crate) fn pack(pool: &Pool, slabs: &Slabs, parts: &[EncodedRows<'_>], k: usize) -> Option<Self> {
         assert!(k.is_multiple_of(BLOCK), "rows of {k} are not whole blocks");
         let blocks = k / BLOCK;
-        let (mut own, mut n, mut panels, mut bytes) = (Vec::with_capacity(parts.len()), 0, 0, 0usize);
+        let (mut own, mut n, mut strips, mut bytes) = (Vec::with_capacity(parts.len()), 0, 0, 0usize);
         for part in parts {
             let Some(form) = Form::of(part.encoding) else { unreachable!("{:?} has no blocks", part.encoding) };
-            let made = Part { form, outputs: n..n + part.rows, first_panel: panels, start: bytes };
-            (n, panels) = (made.outputs.end, panels + made.panels());
+            let made = Part { form, outputs: n..n + part.rows, first_strip: strips, start: bytes };
+            (n, strips) = (made.outputs.end, strips + made.strips());
             bytes = bytes.checked_add(made.panels().checked_mul(form.panel_bytes(blocks))?)?;
             own.push(made);
         }
@@ -115,17 +120,22 @@ impl Blocks {
         self.words.bytes()
     }
 
-    fn panels(&self) -> usize {
-        self.parts.last().map_or(0, |part| part.first_panel + part.panels())
+    fn strips(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.first_strip + part.strips())
     }
 
-    fn panel(&self, index: usize) -> Panel<'_> {
-        let part = &self.parts[self.parts.partition_point(|part| part.first_panel <= index) - 1];
-        let within = index - part.first_panel;
-        let panel_bytes = part.form.panel_bytes(self.blocks);
-        let bytes = &bytemuck::cast_slice(&self.words)[part.start + within * panel_bytes..][..panel_bytes];
-        let first = part.outputs.start + within * LANES;
-        Panel { form: part.form, bytes, outputs: first..part.outputs.end.min(first + LANES) }
+    /// Panels `panels` of a part.
+    fn panels(&self, part: &Part, panels: Range<usize>) -> &[u8] {
+        let bytes = part.form.panel_bytes(self.blocks);
+        &bytemuck::cast_slice(&self.words)[part.start + panels.start * bytes..part.start + panels.end * bytes]
+    }
+
+    fn strip(&self, index: usize) -> Strip<'_> {
+        let part = &self.parts[self.parts.partition_point(|part| part.first_strip <= index) - 1];
+        let first = (index - part.first_strip) * STRIP;
+        let panels = first..part.panels().min(first + STRIP);
+        let outputs = part.outputs.start + first * LANES..part.outputs.end.min(part.outputs.start + panels.end * LANES);
+        Strip { form: part.form, panels: self.panels(part, panels), outputs }
     }
 
     /// Row `row` of the `n`, decoded: the bits that [`formats::quant::decode`] gives.
@@ -133,8 +143,8 @@ impl Blocks {
         assert!(row < self.n, "row {row} of {}", self.n);
         let part = &self.parts[self.parts.partition_point(|part| part.outputs.end <= row)];
         let within = row - part.outputs.start;
-        let panel = self.panel(part.first_panel + within / LANES);
-        pack::unpack_row(part.form, panel.bytes, within % LANES, out);
+        let panel = self.panels(part, within / LANES..within / LANES + 1);
+        pack::unpack_row(part.form, panel, within % LANES, out);
     }
 }
 
@@ -186,23 +196,23 @@ pub(crate) fn quant_gemm(
     let rounded: &mut [Rounded] = bytemuck::cast_slice_mut(lease.words());
     activations::round(pool, level, rounded, x, rows, w.blocks);
     let job = Job { kernel: Kernel::of(level), out: Disjoint::new(out), onto, rounded, w, rows };
-    let (row_blocks, panel_blocks) = grid(pool.threads(), rows, w);
-    pool.run(row_blocks * panel_blocks, &|task| {
-        // Neighbours in time share the rows of A of a task and so the panels of B in the shared cache.
-        let row_tiles = share(task / panel_blocks, row_blocks, rows.div_ceil(MR));
-        let panels = share(task % panel_blocks, panel_blocks, w.panels());
-        job.task(row_tiles, panels);
+    let (row_blocks, strip_blocks) = grid(pool.threads(), rows, w);
+    pool.run(row_blocks * strip_blocks, &|task| {
+        // Neighbours in time share the rows of A of a task and so the strips of B in the shared cache.
+        let tiles = share(task / strip_blocks, row_blocks, rows.div_ceil(tile_rows(rows)));
+        let strips = share(task % strip_blocks, strip_blocks, w.strips());
+        job.task(tiles, strips);
     });
 }
 
-/// How C is cut into tasks, over rows and over panels. It decides nothing but speed.
+/// How C is cut into tasks, over rows and over strips. It decides nothing but speed.
 fn grid(threads: usize, rows: usize, w: &Blocks) -> (usize, usize) {
     let row_bytes = w.blocks * size_of::<Rounded>();
     let row_blocks =
         if rows <= FEW_ROWS { 1 } else { (rows * row_bytes).div_ceil(LEFT_BYTES).min(rows.div_ceil(MR)).max(1) };
     // Four tasks a thread: the threads of a busy machine do not finish at the same time.
     let wanted = if threads == 1 { 1 } else { threads * 4 };
-    (row_blocks, wanted.div_ceil(row_blocks).min(w.panels()).max(1))
+    (row_blocks, wanted.div_ceil(row_blocks).min(w.strips()).max(1))
 }
 
 /// A product under way.
@@ -210,37 +220,39 @@ struct Job<'a> {
     kernel: Kernel,
     out: Disjoint<'a, f32>,
     onto: Onto<'a>,
-    /// `[tile of MR rows][block][row]`.
+    /// `[tile][block][row]`.
     rounded: &'a [Rounded],
     w: &'a Blocks,
     rows: usize,
 }
 
-/// Some rows of one panel.
+/// Some rows of a strip.
 struct Tile<'a> {
     form: Form,
-    /// Its blocks of weights ([`form`]).
-    panel: &'a [u8],
+    /// One or [`STRIP`] panels of weights ([`form`]).
+    panels: &'a [u8],
+    /// Whether the weights come from memory: then they are fetched ahead.
+    fetch: bool,
     /// `[block][height]`.
     left: &'a [Rounded],
     blocks: usize,
     /// 1..=[`MR`].
     height: usize,
-    /// 1..=[`LANES`].
+    /// 1..=[`STRIP`] · [`LANES`].
     width: usize,
     /// What is added to the sums in the end: the first float and the distance of rows.
     residual: Option<(*const f32, usize)>,
 }
 
 impl Job<'_> {
-    /// Computes the outputs `row_tiles × panels`.
-    fn task(&self, row_tiles: Range<usize>, panels: Range<usize>) {
-        let (n, blocks) = (self.w.n, self.w.blocks);
-        for panel in panels {
-            let Panel { form, bytes, outputs } = self.w.panel(panel);
-            for tile in row_tiles.clone() {
-                let row = tile * MR;
-                let (height, width) = (MR.min(self.rows - row), outputs.len());
+    /// Computes the outputs `tiles × strips`.
+    fn task(&self, tiles: Range<usize>, strips: Range<usize>) {
+        let (n, blocks, tile_rows) = (self.w.n, self.w.blocks, tile_rows(self.rows));
+        for strip in strips {
+            let Strip { form, panels, outputs } = self.w.strip(strip);
+            for tile in tiles.clone() {
+                let row = tile * tile_rows;
+                let (height, width) = (tile_rows.min(self.rows - row), outputs.len());
                 let left = &self.rounded[row * blocks..][..height * blocks];
                 let at = row * n + outputs.start;
                 assert!(self.out.len >= at + (height - 1) * n + width);
@@ -250,7 +262,9 @@ impl Job<'_> {
                     Onto::ItselfAsResidual => Some((own.0.cast_const(), n)),
                     Onto::Nothing | Onto::Itself => None,
                 };
-                let tile = Tile { form, panel: bytes, left, blocks, height, width, residual };
+                // The first rows bring the strip into the cache, where many others find it.
+                let fetch = self.rows <= FEW_ROWS && tile == tiles.start;
+                let tile = Tile { form, panels, fetch, left, blocks, height, width, residual };
                 // SAFETY: tiles of different tasks are different outputs; `out` holds `height` rows of `width` floats at
                 // the distance of `n`, as just asserted, and so does `residual`, which is as long.
                 unsafe { tile.compute(self.kernel, own) };
@@ -260,12 +274,20 @@ impl Job<'_> {
 }
 
 impl Tile<'_> {
+    /// Panel `j` of the strip; the first one again where there is no second.
+    fn panel(&self, j: usize) -> &[u8] {
+        let bytes = self.form.panel_bytes(self.blocks);
+        let at = if self.width > j * LANES { j * bytes } else { 0 };
+        &self.panels[at..at + bytes]
+    }
+
     /// # Safety
     /// [`Tile::residual`] and `out` reach `height` rows of `width` floats, which no other thread writes; the processor has
     /// the kernel's instructions.
     unsafe fn compute(&self, kernel: Kernel, out: (*mut f32, usize)) {
         assert!(self.left.len() == self.blocks * self.height && (1..=MR).contains(&self.height));
-        assert!(self.panel.len() == self.form.panel_bytes(self.blocks) && (1..=LANES).contains(&self.width));
+        assert!((1..=STRIP * LANES).contains(&self.width));
+        assert!(self.panels.len() == self.width.div_ceil(LANES) * self.form.panel_bytes(self.blocks));
         // SAFETY: as the caller promises.
         unsafe {
             match kernel {

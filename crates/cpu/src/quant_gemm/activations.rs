@@ -10,10 +10,14 @@ use crate::pool::Disjoint;
 use crate::simd::{LANES, ROUNDER, Simd, at_every_level};
 use crate::split::over_items;
 
-/// Rows of a tile: [`Rounded`] blocks of as many rows lie together. Eight rows of sums and the eight registers of a
-/// block's codes leave eight for the rest; more rows would only spread the unpacking thinner, which at eight takes a few
-/// cycles of the eighty that the products take.
-pub(super) const MR: usize = 8;
+/// Most rows of a tile, of which the [`Rounded`] blocks at one place of k lie together: 6 rows × 2 panels of integer sums
+/// and as many in f32 are 24 of 32 registers.
+pub(super) const MR: usize = 6;
+
+/// Rows of the tiles that `rows` rows are cut into: as equal as can be, for a tile of one row costs nearly that of two.
+pub(super) const fn tile_rows(rows: usize) -> usize {
+    if rows == 0 { MR } else { rows.div_ceil(rows.div_ceil(MR)) }
+}
 
 /// Blocks of which the largest magnitude is less are zeroes: 127 divided by it would overflow.
 const LEAST: f32 = 1e-36;
@@ -46,17 +50,17 @@ impl Rounded {
     }
 }
 
-/// Rounds `rows` rows of `blocks` blocks into tiles of [`MR`] rows (the last may have fewer), `[tile][block][row]`.
+/// Rounds `rows` rows of `blocks` blocks into tiles of [`tile_rows`] (the last may have fewer), `[tile][block][row]`.
 pub(super) fn round(pool: &Pool, level: crate::Level, out: &mut [Rounded], x: &[f32], rows: usize, blocks: usize) {
     assert!(x.len() >= rows * blocks * BLOCK && out.len() == rows * blocks, "activations of {rows} rows");
     if rows * blocks == 0 {
         return;
     }
-    let out = Disjoint::new(out);
-    over_items(pool, rows.div_ceil(MR) * blocks, rows * blocks * BLOCK, &|range| {
+    let (out, tile) = (Disjoint::new(out), tile_rows(rows));
+    over_items(pool, rows.div_ceil(tile) * blocks, rows * blocks * BLOCK, &|range| {
         for item in range {
-            let (first, block) = (item / blocks * MR, item % blocks);
-            let height = MR.min(rows - first);
+            let (first, block) = (item / blocks * tile, item % blocks);
+            let height = tile.min(rows - first);
             // SAFETY: the blocks of a tile's rows at one place of k; each is one item.
             let out = unsafe { out.piece(first * blocks + block * height, height) };
             round_rows(level, out, &x[(first * blocks + block) * BLOCK..], blocks * BLOCK);
@@ -127,7 +131,8 @@ mod tests {
         let x = floats(1, rows * blocks * BLOCK);
         let want = rounded(crate::Level::Scalar, &x, rows, blocks);
         for (r, x) in x.chunks_exact(blocks * BLOCK).enumerate() {
-            let (first, height) = (r / MR * MR, MR.min(rows - r / MR * MR));
+            let first = r / tile_rows(rows) * tile_rows(rows);
+            let height = tile_rows(rows).min(rows - first);
             for (b, x) in x.chunks_exact(BLOCK).enumerate() {
                 let got = &want[first * blocks + b * height + r - first];
                 let most = x.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -151,6 +156,12 @@ mod tests {
                 assert!(bytes(&out) == bytes(&want), "{level}");
             }
         }
+    }
+
+    #[test]
+    fn tiles_are_nearly_equal() {
+        let cut = |rows: usize| (tile_rows(rows), rows.div_ceil(tile_rows(rows)));
+        assert_eq!([1, 6, 7, 8, 12, 13].map(cut), [(1, 1), (6, 1), (4, 2), (4, 2), (6, 2), (5, 3)]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tiles by `vpmaddubsw`: a panel's sixteen outputs as two times eight, rows one after the other.
+//! Tiles by `vpmaddubsw`: eight outputs of a panel at a time, rows one after the other.
 //!
 //! `vpmaddubsw` adds two products of an unsigned and a signed byte in 16 bits and saturates. Codes of up to six bits
 //! leave room for two of its results: 4 · 63 · 127 = 32 004. Codes of eight bits would not fit even once, so they become
@@ -38,13 +38,15 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize)) {
     let form = const { Form { bits: BITS, scales: Scales::ALL[SCALES as usize] } };
-    assert!(tile.form == form && column + WIDTH <= LANES);
+    assert!(tile.form == form && column < tile.width);
+    // The place among the outputs of the strip, and in a panel.
+    let (output, column, panel) = (column, column % LANES, tile.panel(column / LANES));
     let mut sums = [_mm256_setzero_ps(); MR];
     for (block, left) in tile.left.chunks_exact(tile.height).enumerate() {
         let (unit, i) = form.unit(block);
         // SAFETY: the panel has `blocks` blocks in whole units.
         let (codes, scale, minimum) = unsafe {
-            let unit = tile.panel.as_ptr().add(unit);
+            let unit = panel.as_ptr().add(unit);
             let lines = unit.add(form.scale_bytes() + i * form.code_bytes() + 4 * column);
             let (scale, minimum) = scales_of(form.scales, unit, i, column);
             (unpack::<BITS>(lines), scale, minimum)
@@ -54,7 +56,7 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: 
         }
     }
     // SAFETY: as the caller promises.
-    unsafe { finish(tile, column, out, &sums) };
+    unsafe { finish(tile, output, out, &sums) };
 }
 
 /// One row's products with a block.

@@ -146,7 +146,7 @@ impl Case {
 #[test]
 fn every_level_returns_the_bits_of_the_documented_sum() {
     for (index, &(encoding, block, ..)) in ENCODINGS.iter().enumerate() {
-        for (outputs, count) in [(1, 1), (15, 2), (16, 3), (17, 1), (40, 5)] {
+        for (outputs, count) in [(1, 1), (15, 2), (16, 3), (17, 1), (32, 2), (77, 5)] {
             let case = Case::new(&[(index, outputs)], block * count);
             let x = floats(3, 17 * case.k);
             let (want, added) = (case.want(&x), floats(4, 17 * outputs));
@@ -190,8 +190,8 @@ fn rows_do_not_depend_on_their_number_nor_on_threads() {
 fn rows_are_cut_into_tasks_where_they_are_many() {
     let case = Case::new(&[(1, 64)], 256);
     let (threads, rows) = (2, 3000);
-    let (row_blocks, panel_blocks) = grid(threads, rows, &case.packed);
-    assert!(row_blocks > 1 && panel_blocks > 1, "{row_blocks} × {panel_blocks}");
+    let (row_blocks, strip_blocks) = grid(threads, rows, &case.packed);
+    assert!(row_blocks > 1 && strip_blocks > 1, "{row_blocks} × {strip_blocks}");
     let x = floats(6, rows * case.k);
     let level = crate::detect();
     let run = |rows: Range<usize>, threads: usize| {
