@@ -464,7 +464,7 @@ impl Backend for Cpu {
     }
 
     fn sum_of_squares(&self, x: Buf) -> f64 {
-        reduce::sum_of_squares(&self.pool, self.level, self.state().buffers.floats(x))
+        reduce::sum_of_squares(&self.pool, self.level, &self.scratch, self.state().buffers.floats(x))
     }
 
     fn adamw(&self, weights: Buf, gradient: Buf, m: Buf, v: Buf, step: &AdamW) {

@@ -3,6 +3,7 @@
 //! Chunks of 4096 floats are each reduced in f32, in four accumulators of sixteen lanes (products fused, lanes folded
 //! by halves); the partial sums are added in f64, ascending.
 
+use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
 use crate::split::over_items;
@@ -12,10 +13,11 @@ use crate::{Level, Pool};
 const CHUNK: usize = 4096;
 
 /// `Σ x²`.
-pub(crate) fn sum_of_squares(pool: &Pool, level: Level, x: &[f32]) -> f64 {
+pub(crate) fn sum_of_squares(pool: &Pool, level: Level, scratch: &Scratch, x: &[f32]) -> f64 {
     let chunks = x.len().div_ceil(CHUNK);
-    let mut partial = vec![0.0; chunks];
-    let pieces = Disjoint::new(&mut partial);
+    let mut lease = scratch.take(chunks);
+    let partial = lease.floats();
+    let pieces = Disjoint::new(partial);
     over_items(pool, chunks, x.len(), &|range| {
         // SAFETY: ranges of chunks do not overlap.
         let partial = unsafe { pieces.range(range.clone()) };
@@ -66,11 +68,15 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 63, 64, 65, 100, 4095, 4096, 4097, 50_001] {
             let x = floats(len as u64, len);
             let exact: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            let want = sum_of_squares(&Pool::new(1), Level::Scalar, &x);
+            let want = sum_of_squares(&Pool::new(1), Level::Scalar, &Scratch::default(), &x);
             assert!((want - exact).abs() <= 1e-6 * exact, "{len}: {want} {exact}");
             for pool in pools() {
                 for level in crate::available() {
-                    assert_eq!(sum_of_squares(&pool, level, &x).to_bits(), want.to_bits(), "{level:?} {len}");
+                    assert_eq!(
+                        sum_of_squares(&pool, level, &Scratch::default(), &x).to_bits(),
+                        want.to_bits(),
+                        "{level:?} {len}"
+                    );
                 }
             }
         }

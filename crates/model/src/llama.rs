@@ -126,9 +126,8 @@ pub fn forward_cached(
     let rows = Rows { count: ids.len(), family };
     let pass = Pass::new(model, acts, rows, acts.row_positions);
     assert!(at + rows.count <= acts.positions, "position {} of {}", at + rows.count, acts.positions);
-    let positions: Vec<u32> = (at..at + rows.count).map(|position| position as u32).collect();
     b.write_ids(acts.ids, 0, ids);
-    b.write_ids(acts.row_positions, 0, &positions);
+    write_positions(b, acts.row_positions, at, rows.count);
 
     b.embed(acts.embedded, acts.ids, model.embedding, rows.count);
     for (layer, (w, a)) in model.blocks.iter().zip(&acts.blocks).enumerate() {
@@ -138,6 +137,15 @@ pub fn forward_cached(
         });
     }
     final_norm(b, model, acts, rows.count)
+}
+
+/// Positions `at..at + count`, by parts of a fixed size: a decoded token allocates nothing.
+fn write_positions(b: &dyn Backend, positions: Buf, at: usize, count: usize) {
+    const PART: usize = 64;
+    for first in (0..count).step_by(PART) {
+        let part: [u32; PART] = std::array::from_fn(|row| (at + first + row) as u32);
+        b.write_ids(positions, first, &part[..PART.min(count - first)]);
+    }
 }
 
 /// Logits of rows `first..first + rows.count` of the last pass, `rows.count × vocab`, until the next call.

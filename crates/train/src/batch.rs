@@ -71,8 +71,11 @@ pub(crate) struct Part<'a> {
 pub(crate) fn write_part(b: &dyn Backend, batch: &llama::Batch, targets: Buf, part: Part<'_>) {
     b.write_ids(batch.ids, 0, part.ids);
     b.write_ids(targets, 0, part.targets);
-    let missing = batch.sequences.rows() - part.ids.len();
-    b.write_ids(targets, part.ids.len(), &vec![NO_TARGET; missing]);
+    // By parts of a fixed size: a step allocates nothing.
+    let none = [NO_TARGET; 64];
+    for row in (part.ids.len()..batch.sequences.rows()).step_by(none.len()) {
+        b.write_ids(targets, row, &none[..none.len().min(batch.sequences.rows() - row)]);
+    }
     if let Some(first_key) = batch.first_key {
         b.write_ids(first_key, 0, part.first_key);
     }

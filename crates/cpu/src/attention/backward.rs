@@ -65,9 +65,9 @@ pub(crate) fn attention_backward(
     let d_qkv = Disjoint::new(&mut d_qkv[..rows * heads.qkv_width()]);
     let inputs = Inputs { d_out, out, logsumexp };
     let all = sequences.batch * heads.kv_heads;
-    let parts = parts(all, pool.threads(), tokens);
+    let parts = Parts::of(all, pool.threads(), tokens);
     pool.run(all * parts.len(), &|index| {
-        let (head, part) = (index / parts.len(), &parts[index % parts.len()]);
+        let (head, part) = (index / parts.len(), parts.part(index % parts.len()));
         let base = head / heads.kv_heads * tokens;
         let queries = Queries { qkv, heads, kv_head: head % heads.kv_heads, base, at: 0, first_key };
         let mut lease = scratch.take(scratch_floats(heads, part.rows.len()));
@@ -77,27 +77,44 @@ pub(crate) fn attention_backward(
 
 /// One part for a key head where that keeps the threads busy; else parts for keys and parts for queries, which both
 /// compute the scores (seven products instead of five). The bits are the same.
-fn parts(all: usize, threads: usize, tokens: usize) -> Vec<Part> {
-    let rounds = all.div_ceil(threads);
-    // 5/7 of the threads busy is where both ways take the same time.
-    if all * 7 >= rounds * threads * 5 {
-        return vec![Part { keys: 0..tokens, rows: 0..tokens, key_gradients: true, query_gradients: true }];
+#[derive(Clone, Copy)]
+struct Parts {
+    tokens: usize,
+    /// Into how many parts the keys are cut, and the queries; `None`: one part does both.
+    cuts: Option<usize>,
+}
+
+impl Parts {
+    /// Parts of each of `all` key heads of a batch.
+    fn of(all: usize, threads: usize, tokens: usize) -> Self {
+        let rounds = all.div_ceil(threads);
+        // 5/7 of the threads busy is where both ways take the same time.
+        let busy = all * 7 >= rounds * threads * 5;
+        Self { tokens, cuts: (!busy).then(|| (4 * threads).div_ceil(all).min(tokens.div_ceil(BLOCK))) }
     }
-    let blocks = tokens.div_ceil(BLOCK);
-    let cuts = (4 * threads).div_ceil(all).min(blocks);
-    let cut = |part| {
-        let blocks = share(part, cuts, blocks);
-        blocks.start * BLOCK..tokens.min(blocks.end * BLOCK)
-    };
-    let keys = (0..cuts).map(|part| {
-        let keys = cut(part);
-        Part { rows: keys.start..tokens, keys, key_gradients: true, query_gradients: false }
-    });
-    let queries = (0..cuts).rev().map(|part| {
-        let rows = cut(part);
-        Part { keys: 0..rows.end, rows, key_gradients: false, query_gradients: true }
-    });
-    keys.chain(queries).collect()
+
+    fn len(self) -> usize {
+        self.cuts.map_or(1, |cuts| 2 * cuts)
+    }
+
+    /// Part `index`: those of keys first, then those of queries from the last, each the longest first.
+    fn part(self, index: usize) -> Part {
+        let Self { tokens, cuts } = self;
+        let Some(cuts) = cuts else {
+            return Part { keys: 0..tokens, rows: 0..tokens, key_gradients: true, query_gradients: true };
+        };
+        let cut = |part| {
+            let blocks = share(part, cuts, tokens.div_ceil(BLOCK));
+            blocks.start * BLOCK..tokens.min(blocks.end * BLOCK)
+        };
+        if index < cuts {
+            let keys = cut(index);
+            Part { rows: keys.start..tokens, keys, key_gradients: true, query_gradients: false }
+        } else {
+            let rows = cut(2 * cuts - 1 - index);
+            Part { keys: 0..rows.end, rows, key_gradients: false, query_gradients: true }
+        }
+    }
 }
 
 fn scratch_floats(heads: Heads, rows: usize) -> usize {
