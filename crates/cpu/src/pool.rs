@@ -12,12 +12,19 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Pauses before an idle thread sleeps: 30–60 µs, longer than the gap between two operations of a decode step.
-const SPINS: u32 = 3000;
+pub(crate) const SPINS: u32 = 3000;
+
+/// Pauses after which the caller takes a thread that it waits for as one that lost its processor to another program:
+/// about 100 µs, the pauses beyond [`SPINS`] being calls of the system. The parts of a decoded token are shorter; where
+/// those of a training step are longer, a yield more or less is not felt.
+const STALL: u32 = SPINS + 200;
+/// Jobs after such a stall in which idle threads offer their processor to others at once: a decoded token or two.
+const CROWDED_JOBS: u32 = 200;
 
 /// Threads that run jobs.
 pub struct Pool {
@@ -33,6 +40,9 @@ struct Shared {
     /// The job of the present epoch; it lives on the stack of [`Pool::run`] and is valid while a part of it is not done.
     job: AtomicPtr<Job<'static>>,
     sleepers: AtomicUsize,
+    /// Times that an idle thread is still to yield before it spins. A thread that must share its processor is then
+    /// suspended between two parts, where nobody waits for it, and not within one.
+    crowded: AtomicU32,
     stop: AtomicBool,
     bed: Mutex<()>,
     wake: Condvar,
@@ -68,6 +78,7 @@ impl Pool {
             ticket: AtomicU64::new(0),
             job: AtomicPtr::new(ptr::null_mut()),
             sleepers: AtomicUsize::new(0),
+            crowded: AtomicU32::new(0),
             stop: AtomicBool::new(false),
             bed: Mutex::new(()),
             wake: Condvar::new(),
@@ -106,6 +117,9 @@ impl Pool {
         let mut spins = 0;
         while job.done.load(Ordering::Acquire) < parts {
             pause(&mut spins);
+            if spins == STALL {
+                self.shared.crowded.store(CROWDED_JOBS, Ordering::Relaxed);
+            }
         }
         drop(turn);
         if let Some(panic) = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -174,6 +188,11 @@ impl Shared {
             if let Some(owned) = self.take() {
                 owned.run();
                 spins = 0;
+            } else if spins == 0 && self.crowded.load(Ordering::Relaxed) > 0 {
+                // Several threads may lower it at once; what matters is that it ends.
+                self.crowded.store(self.crowded.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+                std::thread::yield_now();
+                spins = 1;
             } else if spins < SPINS {
                 std::hint::spin_loop();
                 spins += 1;
