@@ -30,11 +30,19 @@ fn forced_level() -> Result<Option<Level>> {
         .transpose()
 }
 
-/// What `slm --version` prints: the release and the level it would compute at.
+/// What `slm -V` prints: the release and the level it would compute at.
 pub(crate) fn version() -> String {
     let level = match forced_level() {
         Ok(forced) => forced.unwrap_or_else(cpu::detect).to_string(),
         Err(error) => format!("{error:#}"),
     };
     format!("{} (cpu: {level}, {} threads)", env!("CARGO_PKG_VERSION"), cpu::physical_threads())
+}
+
+/// What `slm --version` prints: [`version`], and below it what was chosen for speed on this machine.
+pub(crate) fn long_version() -> String {
+    let available = cpu::available().iter().map(|level| level.name()).collect::<Vec<_>>().join(", ");
+    let choices = cpu::choices();
+    let lines = [("levels here", available)].into_iter().chain(choices);
+    lines.fold(version(), |text, (what, how)| format!("{text}\n{what:<15} {how}"))
 }

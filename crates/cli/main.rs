@@ -4,6 +4,7 @@
 //! Never: anything another program would want to call.
 //! Start reading at [`Command`].
 
+mod busy;
 mod commands;
 mod env;
 mod inputs;
@@ -52,7 +53,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = Arguments::command().version(machine::version()).get_matches();
+    let matches = Arguments::command().version(machine::version()).long_version(machine::long_version()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     output::start_logging();
     let done = match arguments.command {

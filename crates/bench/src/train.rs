@@ -38,7 +38,12 @@ pub fn train(
         step: "step",
     };
     bench.by_arithmetic(subject, batch.batch_tokens() as f64, ceiling, || {
-        Ok(train::time_steps(bench.backend(), &config, batch, precision, bench.runs, &mut || bench.warm())?)
+        let mut done = |step| {
+            if step == 0 {
+                bench.warm();
+            }
+        };
+        Ok(train::time_steps(bench.backend(), &config, batch, precision, bench.runs, &mut done)?)
     })
 }
 

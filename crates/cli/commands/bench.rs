@@ -1,5 +1,6 @@
 //! `slm bench`: how fast, beside what the machine could do at most.
 
+use crate::busy::BusyCores;
 use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  slm bench kernels
+  slm bench kernels --only attention
   slm bench train --seq 1024 --micro-batch 4 --profile
   slm bench decode --model amd135m-bf16.gguf --depth 1024 --json
 
@@ -27,8 +28,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// The machine's ceilings, and the matrix products' share of them
-    Kernels(Common),
+    /// The machine's ceilings, and every kernel's share of the right one
+    Kernels(KernelsArguments),
     /// Training steps: forward, backward, update
     Train(TrainArguments),
     /// Reading a prompt
@@ -47,8 +48,20 @@ struct Common {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Meanwhile keep this many cores busy with other processes
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    busy_cores: u16,
     #[command(flatten)]
     machine: MachineArguments,
+}
+
+#[derive(Args)]
+struct KernelsArguments {
+    /// Measure only the kernels whose line contains this
+    #[arg(long, value_name = "SUBSTRING", default_value = "", hide_default_value = true)]
+    only: String,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Args)]
@@ -132,11 +145,7 @@ struct VerifyArguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
-        What::Kernels(common) => {
-            let cpu = common.machine.open()?;
-            let bench = Bench::new(&cpu, usize::from(common.runs), None);
-            print(&bench::kernels(&bench)?, common.json)
-        }
+        What::Kernels(arguments) => kernels(&arguments),
         What::Train(arguments) => training(&arguments),
         What::Prefill(arguments) => with_model(&arguments.model, arguments.profile, |bench, model, types| {
             print_outcome(&bench::prefill(bench, model, types, arguments.tokens)?, arguments.model.common.json)
@@ -151,6 +160,24 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
+/// Prints each line as it comes: all of them take a minute or two.
+fn kernels(arguments: &KernelsArguments) -> Result<()> {
+    let KernelsArguments { only, common } = arguments;
+    let cpu = common.machine.open()?;
+    let bench = Bench::new(&cpu, usize::from(common.runs), None);
+    let _busy = BusyCores::take(common.busy_cores)?;
+    let mut printed = Ok(());
+    let mut lines = 0;
+    bench::kernels(&bench, only, &mut |line| {
+        lines += 1;
+        if printed.is_ok() {
+            printed = print(&[line], common.json);
+        }
+    })?;
+    anyhow::ensure!(lines > 0, "no kernel's line contains `{only}`; leave --only out to see all lines");
+    printed
+}
+
 fn with_model(
     arguments: &ModelArguments,
     profile: bool,
@@ -160,6 +187,7 @@ fn with_model(
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
     let types = arguments.types();
     let bench = Bench::new(&cpu, usize::from(arguments.common.runs), profile.then_some(types.precision));
+    let _busy = BusyCores::take(arguments.common.busy_cores)?;
     measure(&bench, &model, types)
 }
 
@@ -169,6 +197,7 @@ fn training(arguments: &TrainArguments) -> Result<()> {
     let shape = TrainShape { sequence: arguments.seq, micro_batch: arguments.micro_batch };
     let precision = Precision::from(arguments.dtype);
     let bench = Bench::new(&cpu, usize::from(arguments.common.runs), arguments.profile.then_some(precision));
+    let _busy = BusyCores::take(arguments.common.busy_cores)?;
     print_outcome(&bench::train(&bench, config, shape, precision)?, arguments.common.json)
 }
 

@@ -108,8 +108,41 @@ pub fn handover_nanoseconds() -> Option<f64> {
     })
 }
 
-/// Whether `vdpbf16ps` does more products a second than f32 multiply-adds on widened numbers. The processor must have it.
-pub(crate) fn bf16_dots_pay() -> bool {
+/// Nanoseconds of a job of the pool that has one empty part for each thread and is not done before all threads have
+/// taken theirs: what an operation pays for its threads. The best of many; `None` where there is but one thread.
+pub fn job_nanoseconds(pool: &Pool) -> Option<f64> {
+    /// Jobs in a row that are timed together.
+    const JOBS: usize = 50;
+    /// A part waits no longer for the others.
+    const PATIENCE: u32 = 1 << 16;
+    let threads = pool.threads();
+    if threads == 1 {
+        return None;
+    }
+    let start = Instant::now();
+    let mut best = None::<f64>;
+    while start.elapsed() < SPREAD {
+        let met = AtomicU32::new(0);
+        let began = Instant::now();
+        for job in 1..=JOBS {
+            pool.run(threads, &|_| {
+                met.fetch_add(1, Ordering::AcqRel);
+                let mut spins = 0;
+                while (met.load(Ordering::Acquire) as usize) < job * threads && spins < PATIENCE {
+                    spin_loop();
+                    spins += 1;
+                }
+            });
+        }
+        let nanoseconds = began.elapsed().as_nanos() as f64 / JOBS as f64;
+        best = Some(best.map_or(nanoseconds, |best| best.min(nanoseconds)));
+    }
+    best
+}
+
+/// How many times the products a second of f32 multiply-adds on widened numbers `vdpbf16ps` does. The processor must
+/// have it.
+pub(crate) fn bf16_dots_gain() -> f64 {
     let seconds = |work: &dyn Fn() -> f64| {
         let start = Instant::now();
         work() / start.elapsed().as_secs_f64()
@@ -120,7 +153,7 @@ pub(crate) fn bf16_dots_pay() -> bool {
         pairs = pairs.max(seconds(&|| dots(Level::Avx512Bf16)));
         widened = widened.max(seconds(&|| singles(Level::Avx512)));
     }
-    pairs > widened
+    pairs / widened
 }
 
 fn best(mut round: impl FnMut() -> f64) -> f64 {
@@ -301,6 +334,12 @@ mod tests {
         let bytes = read_bandwidth(&pool, 64 << 20);
         println!("read {:.1} GB/s", bytes / 1e9);
         assert!(bytes > 1e6);
+    }
+
+    #[test]
+    fn a_job_takes_time_where_there_are_threads_to_wait_for() {
+        assert_eq!(job_nanoseconds(&Pool::new(1)), None);
+        assert!(job_nanoseconds(&Pool::new(2)).is_some_and(|nanoseconds| nanoseconds > 1.0));
     }
 
     #[test]

@@ -17,9 +17,9 @@ use std::ops::Range;
 /// Logits whose exponentials are summed in f32 lanes; such sums are added in f64.
 const PIECE: usize = 1024;
 /// Scratch for the logits of a chunk. More rows at a time read and write the head's gradient less often.
-const CHUNK_BYTES: usize = 64 << 20;
+pub(crate) const CHUNK_BYTES: usize = 64 << 20;
 /// Rows of a chunk at the most; more gain nothing.
-const CHUNK_ROWS: usize = 512;
+pub(crate) const CHUNK_ROWS: usize = 512;
 
 /// What is computed from: `rows` rows of `x`, one target each.
 #[derive(Clone, Copy)]

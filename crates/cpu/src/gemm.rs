@@ -49,9 +49,9 @@ pub(crate) const NR: usize = 64;
 /// Rows of a panel of A.
 pub(crate) const MR: usize = 6;
 /// Words of k between a store and a reload of the sums: a panel of B is then 256 KiB and stays in an L2 of 1 MiB.
-const K_BLOCK: usize = 1024;
+pub(crate) const K_BLOCK: usize = 1024;
 /// Bytes of packed A that a task works on, beside the panel of B in L2.
-const LEFT_BYTES: usize = 384 << 10;
+pub(crate) const LEFT_BYTES: usize = 384 << 10;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 16;
 

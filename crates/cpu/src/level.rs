@@ -115,12 +115,14 @@ pub fn available() -> Vec<Level> {
 /// race of a millisecond, run once: it is twice as fast as f32 multiply-adds on AMD's Zen 4 and 5, half as fast on
 /// Intel's Sapphire Rapids.
 pub fn detect() -> Level {
-    static DETECTED: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
-    *DETECTED.get_or_init(|| {
-        let levels = available();
-        let best = levels.last().copied().unwrap_or(Level::Scalar);
-        if best == Level::Avx512Bf16 && !crate::ceiling::bf16_dots_pay() { Level::Avx512 } else { best }
-    })
+    let best = available().last().copied().unwrap_or(Level::Scalar);
+    if race().is_some_and(|gain| gain <= 1.0) { Level::Avx512 } else { best }
+}
+
+/// How many times the rate of f32 multiply-adds `vdpbf16ps` has; `None` where the processor does not have it.
+pub(crate) fn race() -> Option<f64> {
+    static RACE: std::sync::OnceLock<Option<f64>> = std::sync::OnceLock::new();
+    *RACE.get_or_init(|| available().contains(&Level::Avx512Bf16).then(crate::ceiling::bf16_dots_gain))
 }
 
 /// Processors this process may use, two threads of one core counted once: what compute-bound work can use. At least 1.

@@ -13,6 +13,7 @@ mod activation;
 mod adamw;
 mod attention;
 pub mod ceiling;
+mod choices;
 mod cross_entropy;
 mod embedding;
 mod gemm;
@@ -33,6 +34,7 @@ mod test_data;
 #[cfg(test)]
 mod tests;
 
+pub use choices::choices;
 pub use level::{CpuError, Level, available, detect, physical_threads};
 pub use pool::Pool;
 

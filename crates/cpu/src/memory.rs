@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A cache line: what vectors of any level want, and what two threads should not share.
 const LINE_BYTES: usize = 64;
 /// A huge page; buffers of several are aligned to it, so that the system can use it.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A fixed number of elements, zeroed when made, on a line of its own.
 ///

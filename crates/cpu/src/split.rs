@@ -5,7 +5,7 @@ use crate::pool::Disjoint;
 use std::ops::Range;
 
 /// Elements below which one thread is faster than a hand-over (about a microsecond) to several.
-const ALONE: usize = 8192;
+pub(crate) const ALONE: usize = 8192;
 
 impl<'a, T> Disjoint<'a, T> {
     /// The elements of `range`.

@@ -203,7 +203,8 @@ fn measure(
 }
 
 /// Seconds of each of `runs` optimizer steps of a model of `config` on random weights and made-up tokens, with the
-/// default optimizer; one more step comes before them, uncounted, and `warm` is called when it is done.
+/// default optimizer; one more step comes before them, uncounted. `done` is called after each step, the
+/// uncounted one being step 0.
 ///
 /// # Errors
 /// A config that is refused; no memory.
@@ -213,7 +214,7 @@ pub fn time_steps(
     batch: BatchShape,
     precision: Precision,
     runs: usize,
-    warm: &mut dyn FnMut(),
+    done: &mut dyn FnMut(usize),
 ) -> Result<Vec<f64>, TrainError> {
     let weights = Parameters::initialize(b, config, Scheme::Gpt2, 0, precision)?;
     let weights = Held::new(b, weights, Parameters::free);
@@ -226,9 +227,15 @@ pub fn time_steps(
         b.sync();
         began.elapsed().as_secs_f64()
     };
-    step();
-    warm();
-    Ok((0..runs).map(|_| step()).collect())
+    let mut seconds = Vec::with_capacity(runs);
+    for index in 0..=runs {
+        let took = step();
+        done(index);
+        if index > 0 {
+            seconds.push(took);
+        }
+    }
+    Ok(seconds)
 }
 
 /// A micro-batch of ids that follow no pattern.
