@@ -134,7 +134,9 @@ fn is_function_start(line: &str) -> bool {
 #[test]
 fn documents_name_files_that_exist() {
     let tops = ["crates/", "recipes/", "docs/", "records/", "fuzz/", "tests/", ".ci/"];
-    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/BENCHMARKS.md", "docs/numerics.md", "docs/profile.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/BENCHMARKS.md", "docs/numerics.md", "docs/profile.md"]
+    {
         let text = std::fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"));
         for word in text.split('`').skip(1).step_by(2) {
             let path = word.split([' ', ':']).next().unwrap_or(word);
