@@ -124,6 +124,7 @@ pub(crate) trait Simd: Copy {
 
 /// [`Simd`] with products of pairs of bf16. A lane holds two, the earlier in its upper half, and only these methods look
 /// into it; loads and stores move it as the float whose bits it has.
+#[cfg(target_arch = "x86_64")]
 pub(crate) trait Dots: Simd {
     /// `sum + a₁·b₁ + a₂·b₂`, the earlier product first, each rounded once; see [`crate::gemm`].
     fn dot(self, a: Self::V, b: Self::V, sum: Self::V) -> Self::V;

@@ -1,6 +1,8 @@
 //! The one product inside attention: `C += A · B` on tiles that live in registers.
 
-use crate::simd::{Dots, LANES, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Dots;
+use crate::simd::{LANES, Simd};
 
 /// An element of a right operand as it is kept: f32, bf16 as its bits, a pair of bf16.
 pub(crate) trait Element<S: Simd>: Copy + bytemuck::Pod {
@@ -29,10 +31,12 @@ impl<S: Simd> Element<S> for u16 {
 }
 
 /// Two bf16 of ascending k, the earlier one in the upper half.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 pub(crate) struct Pair(u32);
 
+#[cfg(target_arch = "x86_64")]
 impl<S: Dots> Element<S> for Pair {
     #[inline(always)]
     fn load(s: S, x: &[Self; LANES]) -> S::V {
