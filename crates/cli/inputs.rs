@@ -2,27 +2,39 @@
 
 use anyhow::{Context, Result, bail};
 use backend::{Backend, KvType, Precision};
-use formats::file;
-use model::Model;
+use formats::{file, quant};
+use model::{Model, Source};
 use recipe::Recipe;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
 
-/// How the products of a command are computed.
+/// How the products of a model are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Dtype {
+    /// int8 where the file holds the weights in blocks, bf16 otherwise.
+    Auto,
     /// The oracle.
     F32,
     /// Weights and inputs of every product rounded to bf16, sums in f32.
     Bf16,
+    /// Weights in the file's blocks of 8 bits or fewer, inputs rounded to 8 bits.
+    Int8,
 }
 
-impl From<Dtype> for Precision {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
-        }
+impl Dtype {
+    /// What that means for the weights of `source`.
+    fn precision(self, source: &Source) -> Result<Precision> {
+        let encoding = source.encoding()?;
+        let in_blocks = quant::block_len(encoding) > 1;
+        Ok(match self {
+            Self::F32 => Precision::F32,
+            Self::Auto | Self::Int8 if in_blocks => Precision::Int8,
+            Self::Auto | Self::Bf16 => Precision::Bf16,
+            Self::Int8 => bail!(
+                "{}: int8 multiplies weights that the file holds in blocks, and this one holds {encoding}; take --dtype bf16",
+                source.path().display()
+            ),
+        })
     }
 }
 
@@ -41,9 +53,9 @@ pub(crate) enum CacheType {
 }
 
 /// What was asked for, or the cache that goes with the products: f32 beside f32, bf16 beside all others.
-pub(crate) fn kv_type(asked: Option<CacheType>, dtype: Dtype) -> KvType {
-    match (asked, dtype) {
-        (Some(CacheType::F32), _) | (None, Dtype::F32) => KvType::F32,
+pub(crate) fn kv_type(asked: Option<CacheType>, precision: Precision) -> KvType {
+    match (asked, precision) {
+        (Some(CacheType::F32), _) | (None, Precision::F32) => KvType::F32,
         (Some(CacheType::Bf16), _) | (None, _) => KvType::Bf16,
         (Some(CacheType::F16), _) => KvType::F16,
         (Some(CacheType::Q8_0), _) => KvType::Q8_0,
@@ -77,7 +89,8 @@ pub(crate) fn load_model(b: &dyn Backend, path: &Path, dtype: Dtype) -> Result<M
             path.display()
         );
     }
-    Ok(Model::load(b, &path, dtype.into())?)
+    let source = Source::open(&path)?;
+    Ok(Model::from_source(b, &source, dtype.precision(&source)?)?)
 }
 
 /// The tokenizer that comes with the model at `path`, or the one that was named instead.

@@ -27,7 +27,7 @@ pub fn decode(
     let subject = Subject {
         name: "decode",
         shape: format!("depth {depth}, {tokens} tokens"),
-        dtype: name(types.precision),
+        dtype: &dtype(model, types.precision),
         unit: "tokens/s",
         step: "token",
     };
@@ -60,7 +60,7 @@ pub fn verify(
         let subject = Subject {
             name: "verify",
             shape: format!("{rows} rows at depth {DEPTH}"),
-            dtype: name(types.precision),
+            dtype: &dtype(model, types.precision),
             unit: "passes/s",
             step: "pass",
         };
@@ -80,6 +80,14 @@ fn bytes_read(cpu: &Cpu, model: &Model, kv_type: KvType, context: usize) -> f64 
     let blocks = model.blocks.iter().flat_map(|block| [block.qkv, block.attention_out, block.gate_up, block.down]);
     let weights: usize = blocks.chain([model.head]).map(|matrix| cpu.matrix_bytes(matrix)).sum();
     weights as f64 + context as f64 * cost::cached_bytes_per_position(&model.config, kv_type) as f64
+}
+
+/// How products are computed, and beside 8-bit ones of what.
+pub(crate) fn dtype(model: &Model, precision: Precision) -> String {
+    match precision {
+        Precision::Int8 => format!("int8 ({})", model.encoding.name().to_lowercase()),
+        precision => name(precision).into(),
+    }
 }
 
 pub(crate) fn name(precision: Precision) -> &'static str {

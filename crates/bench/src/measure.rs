@@ -38,7 +38,7 @@ pub struct Measurement {
     pub name: String,
     /// Its sizes, for example `depth 1024, 32 tokens`.
     pub shape: String,
-    /// How the products were computed: `f32` or `bf16`.
+    /// How the products were computed: `f32`, `bf16`, or for example `int8 (q4_0)`.
     pub dtype: String,
     /// How keys and values were kept, where there was a cache.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use crate::BenchError;
 use crate::bench::{Bench, Outcome, Subject};
-use crate::decode::name;
+use crate::decode::dtype;
 use crate::measure::{Types, token_ids};
 use infer::Session;
 use model::{Model, cost};
@@ -21,7 +21,7 @@ pub fn prefill(bench: &Bench<'_>, model: &Model, types: Types, tokens: usize) ->
     let subject = Subject {
         name: "prefill",
         shape: format!("{tokens} tokens"),
-        dtype: name(types.precision),
+        dtype: &dtype(model, types.precision),
         unit: "tokens/s",
         step: "prompt",
     };

@@ -7,7 +7,7 @@ use crate::output;
 use anyhow::Result;
 use backend::Precision;
 use bench::{Bench, Measurement, Outcome, TrainShape, Types};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use model::{Config, Model};
 use recipe::Recipe;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ struct ModelArguments {
     #[arg(long)]
     model: PathBuf,
     /// How products are computed
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
     /// How keys and values are kept [default: f32 with --dtype f32, bf16 otherwise]
     #[arg(long, value_name = "TYPE", value_enum)]
@@ -79,11 +79,13 @@ struct ModelArguments {
     common: Common,
 }
 
-impl ModelArguments {
-    /// How products are computed, and how keys and values are kept.
-    fn types(&self) -> Types {
-        Types { precision: self.dtype.into(), kv_type: inputs::kv_type(self.cache_type, self.dtype) }
-    }
+/// How the products of training are computed.
+#[derive(Clone, Copy, ValueEnum)]
+enum TrainDtype {
+    /// The oracle.
+    F32,
+    /// Weights and inputs of every product rounded to bf16, sums in f32.
+    Bf16,
 }
 
 #[derive(Args)]
@@ -101,8 +103,8 @@ struct TrainArguments {
     #[arg(long, value_name = "N", default_value_t = 4)]
     micro_batch: usize,
     /// How products are computed
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    dtype: Dtype,
+    #[arg(long, value_enum, default_value_t = TrainDtype::Bf16)]
+    dtype: TrainDtype,
     #[command(flatten)]
     common: Common,
 }
@@ -185,7 +187,7 @@ fn with_model(
 ) -> Result<()> {
     let cpu = arguments.common.machine.open()?;
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
-    let types = arguments.types();
+    let types = Types { precision: model.precision, kv_type: inputs::kv_type(arguments.cache_type, model.precision) };
     let bench = Bench::new(&cpu, usize::from(arguments.common.runs), profile.then_some(types.precision));
     let _busy = BusyCores::take(arguments.common.busy_cores)?;
     measure(&bench, &model, types)
@@ -195,7 +197,10 @@ fn training(arguments: &TrainArguments) -> Result<()> {
     let cpu = arguments.common.machine.open()?;
     let config = arguments.recipe.as_deref().map(model_of).transpose()?;
     let shape = TrainShape { sequence: arguments.seq, micro_batch: arguments.micro_batch };
-    let precision = Precision::from(arguments.dtype);
+    let precision = match arguments.dtype {
+        TrainDtype::F32 => Precision::F32,
+        TrainDtype::Bf16 => Precision::Bf16,
+    };
     let bench = Bench::new(&cpu, usize::from(arguments.common.runs), arguments.profile.then_some(precision));
     let _busy = BusyCores::take(arguments.common.busy_cores)?;
     print_outcome(&bench::train(&bench, config, shape, precision)?, arguments.common.json)
@@ -232,7 +237,7 @@ fn print(lines: &[Measurement], json: bool) -> Result<()> {
             format!(", core to core {before:.0} ns before, {after:.0} ns after")
         });
         output::line(format!(
-            "{:<17} {:<24} {:<5} {:>10.1} ({:.1} to {:.1}) {:<10} {share}{placement}",
+            "{:<17} {:<24} {:<11} {:>10.1} ({:.1} to {:.1}) {:<10} {share}{placement}",
             line.name, line.shape, line.dtype, line.median, line.min, line.max, line.unit
         ))?;
     }

@@ -80,7 +80,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// How products are computed
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
     /// How keys and values are kept [default: f32 with --dtype f32, bf16 otherwise]
     #[arg(long, value_name = "TYPE", value_enum)]
@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let prompt = prompt_ids(&arguments, tokenizer.as_ref())?;
     let capacity = (prompt.len() + arguments.max_tokens).clamp(1, target.config.context);
-    let kv_type = inputs::kv_type(arguments.cache_type, arguments.dtype);
+    let kv_type = inputs::kv_type(arguments.cache_type, target.precision);
     let mut session = Session::with_cache(&cpu, &target, capacity, kv_type)?;
     let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
     let options = options(&arguments, &target);
@@ -210,7 +210,7 @@ fn drafter<'b>(
     let choice = arguments.speculate.unwrap_or(if draft.is_some() { Speculate::Draft } else { Speculate::Off });
     let model = |draft: &'b Model| -> Result<ModelDrafter<'b>, InferError> {
         let capacity = capacity.min(draft.config.context);
-        let kv_type = inputs::kv_type(arguments.cache_type, arguments.dtype);
+        let kv_type = inputs::kv_type(arguments.cache_type, draft.precision);
         let session = Session::with_cache(cpu, draft, capacity, kv_type)?;
         Ok(ModelDrafter::from_session(session, vocab))
     };

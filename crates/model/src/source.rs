@@ -92,6 +92,22 @@ impl Source {
         &self.path
     }
 
+    /// The encoding of most of its weights.
+    ///
+    /// # Errors
+    /// As [`Source::encoded`].
+    pub fn encoding(&self) -> Result<Encoding, ModelError> {
+        let mut counts: Vec<(Encoding, usize)> = Vec::new();
+        for tensor in tensors::all(&self.config) {
+            let encoding = self.stored(&tensor)?.encoding;
+            match counts.iter_mut().find(|(counted, _)| *counted == encoding) {
+                Some((_, count)) => *count += tensor.len(),
+                None => counts.push((encoding, tensor.len())),
+            }
+        }
+        Ok(counts.into_iter().max_by_key(|&(_, count)| count).map_or(Encoding::F32, |(encoding, _)| encoding))
+    }
+
     /// A tensor's encoded rows.
     ///
     /// # Errors

@@ -14,8 +14,10 @@ use std::path::Path;
 pub struct Model {
     /// The shape.
     pub config: Config,
-    /// In which the model was asked to compute: the matrices that its file has in floats, and attention.
+    /// In which the model was asked to compute its matrices, and attention.
     pub precision: Precision,
+    /// Of most of its weights in their file; f32 where they have none.
+    pub encoding: Encoding,
     /// Token vectors, `vocab × width`.
     pub embedding: Matrix,
     /// The blocks in order.
@@ -52,8 +54,8 @@ impl Block {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder, a `.gguf` file or a llama2.c `.bin` file. Weights keep the encoding that they have
-    /// there; float ones are multiplied in `precision`.
+    /// Loads a Hugging Face folder, a `.gguf` file or a llama2.c `.bin` file. Matrices are multiplied in `precision`; in
+    /// [`Precision::Int8`] those that the file has in blocks stay as they are there, and floats become bf16.
     ///
     /// # Errors
     /// [`ModelError`]; nothing stays allocated.
@@ -87,12 +89,15 @@ impl Model {
         norm: Buf,
         head: Matrix,
     ) -> Self {
-        Self { config, precision, embedding, blocks, norm, head, held: Held::default() }
+        let encoding = Encoding::F32;
+        Self { config, precision, encoding, embedding, blocks, norm, head, held: Held::default() }
     }
 
     /// The same weights once more; the result frees nothing and dies with the original.
     pub fn share(&self) -> Self {
-        Self::sharing(self.config.clone(), self.precision, self.embedding, self.blocks.clone(), self.norm, self.head)
+        let config = self.config.clone();
+        let shared = Self::sharing(config, self.precision, self.embedding, self.blocks.clone(), self.norm, self.head);
+        Self { encoding: self.encoding, ..shared }
     }
 
     /// Gives the weights of a loaded model back; a model that shares its parameters' handles leaves them alone.
@@ -115,7 +120,8 @@ impl<'a> Loader<'a> {
         let blocks = (0..config.layers).map(|layer| self.block(layer)).collect::<Result<_, _>>()?;
         let norm = self.norm(Role::FinalNorm, 0)?;
         let head = if config.tied { embedding } else { self.matrix(&[Role::Head], 0)? };
-        Ok(Model { config, precision: self.precision, embedding, blocks, norm, head, held: self.memory.keep() })
+        let (precision, encoding) = (self.precision, self.source.encoding()?);
+        Ok(Model { config, precision, encoding, embedding, blocks, norm, head, held: self.memory.keep() })
     }
 
     fn block(&mut self, layer: usize) -> Result<Block, ModelError> {

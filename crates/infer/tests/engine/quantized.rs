@@ -36,26 +36,30 @@ fn wide_float_models_have_exact_rows() {
     }
 }
 
+const ENCODINGS: [Encoding; 8] = [
+    Encoding::Q8_0,
+    Encoding::Q4_0,
+    Encoding::Q4_1,
+    Encoding::Q5_0,
+    Encoding::Q5_1,
+    Encoding::Q4K,
+    Encoding::Q5K,
+    Encoding::Q6K,
+];
+
 #[test]
 fn quantized_models_have_exact_rows() {
     let folder = tempfile::tempdir().unwrap();
-    let encodings = [
-        Encoding::Q8_0,
-        Encoding::Q4_0,
-        Encoding::Q4_1,
-        Encoding::Q5_0,
-        Encoding::Q5_1,
-        Encoding::Q4K,
-        Encoding::Q5K,
-        Encoding::Q6K,
-    ];
-    for encoding in encodings {
+    for encoding in ENCODINGS {
         let path = folder.path().join(format!("{encoding}.gguf"));
         write_gguf(&path, encoding);
         for cpu in machines() {
-            let model = Model::load(&cpu, &path, Precision::Bf16).unwrap();
-            check(&cpu, &model, KvType::Q8_0);
-            model.free(&cpu);
+            for precision in [Precision::Bf16, Precision::Int8] {
+                let model = Model::load(&cpu, &path, precision).unwrap();
+                assert_eq!((model.precision, model.encoding), (precision, encoding));
+                check(&cpu, &model, KvType::Q8_0);
+                model.free(&cpu);
+            }
         }
     }
 }

@@ -250,9 +250,13 @@ fn smollm2_knows_the_capital_of_france() {
     let prompt = ["The", "Ġcapital", "Ġof", "ĠFrance", "Ġis"].map(id);
     let levels = cpu::available();
     let b = cpu::Cpu::new(2, levels.last().copied()).unwrap();
-    let model = Model::load(&b, &path, Precision::F32).unwrap();
-    let continuation = greedy(&b, &model, &prompt, 8);
-    let text: String = continuation.iter().map(|&id| tokens.get(id as usize).unwrap()).collect();
-    println!("{text}");
-    assert_eq!(continuation[0], id("ĠParis"), "{text}");
+    for precision in [Precision::F32, Precision::Int8] {
+        let model = Model::load(&b, &path, precision).unwrap();
+        let continuation = greedy(&b, &model, &prompt, 8);
+        let text: String = continuation.iter().map(|&id| tokens.get(id as usize).unwrap()).collect();
+        println!("{precision:?}: {text}");
+        // As llama.cpp continues.
+        assert_eq!(continuation[..2], [id("ĠParis"), id(".")], "{precision:?}: {text}");
+        model.free(&b);
+    }
 }
