@@ -5,8 +5,8 @@ use crate::sessions::check_rows;
 use backend::{KvType, Precision};
 use cpu::Cpu;
 use formats::{Encoding, StoredTensor, gguf, quant};
-use infer::{GenerateOptions, NgramDrafter, Session, generate};
-use model::{Model, tensors};
+use infer::{GenerateOptions, NgramDrafter, Session, generate, score};
+use model::{Model, Source, tensors};
 use std::path::Path;
 
 const VOCAB: usize = 40;
@@ -61,6 +61,28 @@ fn quantized_models_have_exact_rows() {
                 model.free(&cpu);
             }
         }
+    }
+}
+
+/// Log-probabilities of a model whose weights are random: nothing it computes is redundant, so errors are at their worst.
+#[test]
+fn int8_scores_are_near_those_of_the_decoded_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = ids(CONTEXT, VOCAB);
+    let Some(cpu) = machines().last() else { return };
+    for encoding in ENCODINGS {
+        let path = folder.path().join(format!("{encoding}.gguf"));
+        write_gguf(&path, encoding);
+        let decoded = Model::from_source_decoded(&cpu, &Source::open(&path).unwrap()).unwrap();
+        let int8 = Model::load(&cpu, &path, Precision::Int8).unwrap();
+        let want = score(&cpu, &decoded, &text).unwrap();
+        let got = score(&cpu, &int8, &text).unwrap();
+        let errors: Vec<f32> =
+            want.iter().flatten().zip(got.iter().flatten()).map(|(want, got)| (want - got).abs()).collect();
+        let (most, mean) =
+            (errors.iter().copied().fold(0.0, f32::max), errors.iter().sum::<f32>() / errors.len() as f32);
+        println!("{encoding}: {most} at most, {mean} in the mean, of {} nats", -want[1].unwrap());
+        assert!(most > 0.0 && most < 0.4 && mean < 0.15, "{encoding}: {most}, {mean}");
     }
 }
 
