@@ -3,17 +3,18 @@
 //! For a query at position t that may see keys `first ≤ s ≤ t`: `p[s] = exp(q·k[s]/√head_dim − logsumexp)` and
 //! `out = Σ p[s] v[s]`. Keys are visited in blocks of [`BLOCK`] at fixed absolute positions, with the online softmax,
 //! each row seeing exactly its own keys in ascending order. So a row's bits depend neither on the rows beside it nor on
-//! threads, and attention over a cache of f32 returns the bits of attention without one. Sums of exponentials are kept in
+//! threads, and a prompt over a cache of f32 returns the bits of attention without one. Sums of exponentials are kept in
 //! sixteen lanes and folded at the end; every product is one chain of fused additions ([`multiply`]); so all levels
-//! return the same bits too.
+//! return the same bits too. Generated rows go another way, in f32: see [`cached`].
 //!
 //! Products are in f32, or their operands (queries scaled by 1/√head_dim, keys, values, exponentials) are rounded to
 //! bf16 ([`form`]). Rounding is that of a cache in bf16, which therefore returns the bits of attention without a cache as
-//! well. Generated rows are always computed in f32: they wait for the cache, not for products.
+//! well.
 //!
 //! Backward: see [`backward`].
 
 mod backward;
+mod cached;
 mod form;
 mod forward;
 mod multiply;
@@ -30,6 +31,7 @@ pub(crate) use backward::attention_backward;
 use bytemuck::cast_slice_mut;
 use form::{Pack, in_every_form};
 use forward::{KeysValues, Outputs, attend, attend_in, tile_floats};
+use half::f16;
 use pack::{BLOCK, HeadRows, padded};
 use std::ops::Range;
 
@@ -192,10 +194,13 @@ pub(crate) fn attention_cached(
     rows: Rows,
     precision: Precision,
 ) {
-    let rounded = rows.family == Family::Prompt && precision != Precision::F32;
-    let (heads, rows) = (cache.heads(), rows.count);
+    let rounded = precision != Precision::F32;
+    let (heads, Rows { count: rows, family }) = (cache.heads(), rows);
     assert!(at + rows <= cache.capacity(), "positions {at}..{} of {}", at + rows, cache.capacity());
     let qkv = &qkv[..rows * heads.qkv_width()];
+    if family == Family::Generated {
+        return cached::attend(pool, level, scratch, out, qkv, cache, layer, at, rows);
+    }
     let out = Disjoint::new(&mut out[..rows * heads.query_width()]);
     let outputs = Outputs { out: &out, logsumexp: None };
     let chunks = chunks(pool, heads.kv_heads, rows);
@@ -206,10 +211,10 @@ pub(crate) fn attention_cached(
         let queries = Queries { qkv, heads, kv_head, base: 0, at, first_key: None };
         let blocks = (at + range.end).div_ceil(BLOCK);
         if rounded {
-            let kept = cache.layer(layer, kv_head, blocks);
+            let kept = cache.layer(layer, kv_head, 0..blocks);
             return attend_rounded(level, precision, scratch, queries, kept, blocks, range, outputs);
         }
-        match cache.layer(layer, kv_head, blocks) {
+        match cache.layer(layer, kv_head, 0..blocks) {
             Layer::F32(Part { panels, values }) => {
                 let kv = KeysValues { panels, values, first_block: 0 };
                 attend_f32(level, queries, kv, range, outputs, scratch.take(tile).floats());
@@ -343,11 +348,11 @@ fn widen_bf16_lanes<S: Simd>(s: S, out: &mut [f32], x: &[u16]) {
 }
 
 at_every_level! {
-    fn widen_f16(out: &mut [f32], x: &[u16]) = widen_f16_lanes;
+    fn widen_f16(out: &mut [f32], x: &[f16]) = widen_f16_lanes;
 }
 
 #[inline(always)]
-fn widen_f16_lanes<S: Simd>(s: S, out: &mut [f32], x: &[u16]) {
+fn widen_f16_lanes<S: Simd>(s: S, out: &mut [f32], x: &[f16]) {
     for (out, x) in out.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
         s.store(out, s.load_f16(x));
     }

@@ -15,6 +15,8 @@ use crate::split::over_items;
 use crate::{Level, Pool};
 use backend::{BackendError, Heads, KvType};
 use bytemuck::Pod;
+use half::f16;
+use std::ops::Range;
 
 /// The cache of a model: all layers.
 pub(crate) struct KvStore {
@@ -24,11 +26,11 @@ pub(crate) struct KvStore {
     heads: Heads,
 }
 
-/// Keys and values of all layers and key heads; elements of bf16 and f16 by their bits.
+/// Keys and values of all layers and key heads; elements of bf16 by their bits.
 enum Kept {
     F32(Both<f32>),
     Bf16(Both<u16>),
-    F16(Both<u16>),
+    F16(Both<f16>),
     Q8(Both<u8>),
 }
 
@@ -39,12 +41,12 @@ struct Both<E> {
     widths: [usize; 2],
 }
 
-/// Blocks `0..` of one key head of one layer.
+/// Blocks of one key head of one layer.
 #[derive(Clone, Copy)]
 pub(crate) enum Layer<'a> {
     F32(Part<'a, f32>),
     Bf16(Part<'a, u16>),
-    F16(Part<'a, u16>),
+    F16(Part<'a, f16>),
     Q8(Part<'a, u8>),
 }
 
@@ -105,16 +107,18 @@ impl KvStore {
     pub(crate) fn bytes(&self) -> usize {
         match &self.kept {
             Kept::F32(both) => both.bytes(),
-            Kept::Bf16(both) | Kept::F16(both) => both.bytes(),
+            Kept::Bf16(both) => both.bytes(),
+            Kept::F16(both) => both.bytes(),
             Kept::Q8(both) => both.bytes(),
         }
     }
 
-    /// The first `blocks` blocks of key head `kv_head` of `layer`.
-    pub(crate) fn layer(&self, layer: usize, kv_head: usize, blocks: usize) -> Layer<'_> {
+    /// Some blocks of key head `kv_head` of `layer`.
+    pub(crate) fn layer(&self, layer: usize, kv_head: usize, blocks: Range<usize>) -> Layer<'_> {
         assert!(layer < self.layers && kv_head < self.heads.kv_heads, "layer {layer} of {}", self.layers);
-        assert!(blocks * BLOCK <= self.capacity, "{blocks} blocks of {} positions", self.capacity);
-        let (first, positions) = ((layer * self.heads.kv_heads + kv_head) * self.capacity, blocks * BLOCK);
+        assert!(blocks.end * BLOCK <= self.capacity, "blocks {blocks:?} of {} positions", self.capacity);
+        let first = (layer * self.heads.kv_heads + kv_head) * self.capacity + blocks.start * BLOCK;
+        let positions = blocks.len() * BLOCK;
         match &self.kept {
             Kept::F32(both) => Layer::F32(both.part(first, positions)),
             Kept::Bf16(both) => Layer::Bf16(both.part(first, positions)),
@@ -194,12 +198,12 @@ fn keep_bf16_lanes(_: impl Simd, to: [&mut [u16]; 2], from: [HeadRows<'_>; 2], a
 
 at_every_level! {
     /// Keeps keys and values rounded to f16.
-    fn keep_f16(to: [&mut [u16]; 2], from: [HeadRows<'_>; 2], at: usize, rows: usize) = keep_f16_lanes;
+    fn keep_f16(to: [&mut [f16]; 2], from: [HeadRows<'_>; 2], at: usize, rows: usize) = keep_f16_lanes;
 }
 
 #[inline(always)]
-fn keep_f16_lanes(_: impl Simd, to: [&mut [u16]; 2], from: [HeadRows<'_>; 2], at: usize, rows: usize) {
-    keep_floats(to, from, at, rows, f16_bits);
+fn keep_f16_lanes(_: impl Simd, to: [&mut [f16]; 2], from: [HeadRows<'_>; 2], at: usize, rows: usize) {
+    keep_floats(to, from, at, rows, nearest_f16);
 }
 
 #[inline(always)]
@@ -226,7 +230,7 @@ fn bf16_bits(x: f32) -> u16 {
 
 /// The nearest f16, ties to even, without a branch.
 #[inline(always)]
-fn f16_bits(x: f32) -> u16 {
+fn nearest_f16(x: f32) -> f16 {
     /// 2⁻¹⁴, the least normal f16.
     const NORMAL: u32 = 113 << 23;
     /// 2¹⁶, which and above which all is infinite; from 65520 on the rounding below carries into it.
@@ -238,7 +242,7 @@ fn f16_bits(x: f32) -> u16 {
     let subnormal = (f32::from_bits(size) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let finite = if size < NORMAL { subnormal } else { normal };
     let special = if x.is_nan() { 0x7E00 | size >> 13 & 0x3FF } else { 0x7C00 };
-    (sign | if size < INFINITE { finite } else { special }) as u16
+    f16::from_bits((sign | if size < INFINITE { finite } else { special }) as u16)
 }
 
 #[cfg(test)]
@@ -250,12 +254,12 @@ mod tests {
     fn rounding_is_that_of_half() {
         let special = [0.0, -0.0, f32::INFINITY, f32::NAN, -f32::NAN, f32::MAX, f32::MIN_POSITIVE, 1e-42];
         let patterns = (0..1_000_000u32).map(|i| f32::from_bits(i.wrapping_mul(4_294_967)));
-        let halves = (0..=u16::MAX).map(|bits| half::f16::from_bits(bits).to_f32());
+        let halves = (0..=u16::MAX).map(|bits| f16::from_bits(bits).to_f32());
         // Halfway between two f16, and the floats beside.
         let ties = halves.clone().flat_map(|x| [0x0FFF, 0x1000, 0x1001].map(|up| f32::from_bits(x.to_bits() + up)));
         for x in patterns.chain(special).chain(halves).chain(ties) {
             assert_eq!(bf16_bits(x), half::bf16::from_f32(x).to_bits(), "{:08x}", x.to_bits());
-            assert_eq!(f16_bits(x), half::f16::from_f32(x).to_bits(), "{:08x}", x.to_bits());
+            assert_eq!(nearest_f16(x).to_bits(), f16::from_f32(x).to_bits(), "{:08x}", x.to_bits());
         }
     }
 
@@ -268,7 +272,7 @@ mod tests {
             let mut cache = KvStore::new(3, 120, heads, KvType::F32).unwrap();
             cache.store(&Pool::new(2), level, 2, at, &qkv, rows);
             for kv_head in 0..heads.kv_heads {
-                let Layer::F32(Part { panels, values }) = cache.layer(2, kv_head, 2) else { panic!("kept in f32") };
+                let Layer::F32(Part { panels, values }) = cache.layer(2, kv_head, 0..2) else { panic!("kept in f32") };
                 for (row, position) in (at..at + rows).enumerate() {
                     for d in 0..heads.head_dim {
                         let [key, value] = keys_and_values(&qkv, heads, kv_head).map(|source| source.row(row)[d]);

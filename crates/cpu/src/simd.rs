@@ -7,6 +7,8 @@
 //! Rounding: every method rounds once, as IEEE 754 says; [`Simd::fma`] is fused at every level (at the scalar level by
 //! `f32::mul_add`, which is slow where the target has no such instruction: that level is the reference, not a product).
 
+use half::f16;
+
 /// Lanes of a vector, at every level.
 pub(crate) const LANES: usize = 16;
 
@@ -21,6 +23,8 @@ pub(crate) fn blocks(len: usize) -> impl Iterator<Item = std::ops::Range<usize>>
 pub(crate) trait Simd: Copy {
     /// Sixteen floats.
     type V: Copy;
+    /// Sixteen integers of 32 bits.
+    type I: Copy;
     /// How many vectors of accumulators fit in the registers beside the operands of a tile.
     const ACCUMULATORS: usize;
 
@@ -34,7 +38,9 @@ pub(crate) trait Simd: Copy {
     /// Sixteen bf16 numbers, widened exactly.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Sixteen IEEE halves, widened exactly.
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// Sixteen integers of 8 bits (by their bits), which floats hold exactly.
+    fn load_i8(self, x: &[u8; LANES]) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -50,6 +56,15 @@ pub(crate) trait Simd: Copy {
     fn zero_where_less(self, a: Self::V, b: Self::V, v: Self::V) -> Self::V;
     /// Adds the low bits of `n`'s pattern to the exponents of `p`: `p·2ⁿ` where `n` was shifted by [`ROUNDER`].
     fn scale_exponent(self, p: Self::V, n: Self::V) -> Self::V;
+
+    fn splat_i32(self, x: i32) -> Self::I;
+    /// Of sixteen fours of bytes, bytes 0 and 2 of each and bytes 1 and 3, each byte in 16 bits of its lane.
+    fn load_fours(self, x: &[u8; 4 * LANES]) -> [Self::I; 2];
+    /// `sums + low·low + high·high` in each lane, of the lower and the upper 16 bits of `a` and `b`, exact where the
+    /// result fits in 32 bits.
+    fn add_products(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// The nearest floats, ties to even.
+    fn to_floats(self, x: Self::I) -> Self::V;
 
     /// [`Simd::load`] or [`Simd::load_part`], by the length.
     #[inline(always)]
@@ -175,6 +190,7 @@ fn each(f: impl FnMut(usize) -> f32) -> [f32; LANES] {
 
 impl Simd for Scalar {
     type V = [f32; LANES];
+    type I = [i32; LANES];
     const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
@@ -202,8 +218,12 @@ impl Simd for Scalar {
         each(|i| f32::from_bits(u32::from(x[i]) << 16))
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
-        each(|i| half::f16::from_bits(x[i]).to_f32())
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
+        each(|i| x[i].to_f32())
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::V {
+        each(|i| f32::from(x[i] as i8))
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -244,6 +264,24 @@ impl Simd for Scalar {
     #[inline(always)]
     fn scale_exponent(self, p: Self::V, n: Self::V) -> Self::V {
         each(|i| f32::from_bits(p[i].to_bits().wrapping_add(n[i].to_bits() << 23)))
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load_fours(self, x: &[u8; 4 * LANES]) -> [Self::I; 2] {
+        let two = |i: usize, first: usize| i32::from(x[4 * i + first]) | i32::from(x[4 * i + first + 2]) << 16;
+        [std::array::from_fn(|i| two(i, 0)), std::array::from_fn(|i| two(i, 1))]
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let low = |x: i32| i32::from(x as i16);
+        std::array::from_fn(|i| sums[i].wrapping_add(low(a[i]) * low(b[i])).wrapping_add((a[i] >> 16) * (b[i] >> 16)))
+    }
+    #[inline(always)]
+    fn to_floats(self, x: Self::I) -> Self::V {
+        each(|i| x[i] as f32)
     }
 }
 

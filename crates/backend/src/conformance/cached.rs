@@ -17,7 +17,8 @@ const POSITIONS: usize = 140;
 /// Stores and attends `calls` rows at a time; a prompt of `prompt` rows comes first, whose outputs are not returned.
 fn run(b: &dyn Backend, heads: Heads, kv_type: KvType, qkv: &[f32], prompt: usize, calls: &[Rows]) -> Vec<f32> {
     let lab = Lab::new(b);
-    let cache = lab.keep_cache(b.new_kv_cache(2, POSITIONS, heads, kv_type).expect("a small cache"));
+    let positions = prompt + calls.iter().map(|rows| rows.count).sum::<usize>();
+    let cache = lab.keep_cache(b.new_kv_cache(2, positions, heads, kv_type).expect("a small cache"));
     let mut at = prompt;
     let rows_of = |at: usize, count: usize| &qkv[at * heads.qkv_width()..(at + count) * heads.qkv_width()];
     if prompt > 0 {
@@ -61,12 +62,12 @@ fn near_its_formula(b: &dyn Backend) {
 
 fn rows_are_exact(b: &dyn Backend, family: Family) {
     for heads in SHAPES {
-        let qkv = random(1, POSITIONS * heads.qkv_width());
+        let qkv = random(1, 2 * POSITIONS * heads.qkv_width());
         let rows = |count| Rows { count, family };
         for kv_type in KvType::ALL {
             let (prompt, many, others) = match family {
                 Family::Prompt => (0, POSITIONS, [vec![1; POSITIONS], vec![63, 2, 75], vec![100, 40]]),
-                Family::Generated => (124, 16, [vec![1; 16], vec![5, 3, 8], vec![15, 1]]),
+                Family::Generated => (250, 16, [vec![1; 16], vec![5, 3, 8], vec![15, 1]]),
             };
             let want = run(b, heads, kv_type, &qkv, prompt, &[rows(many)]);
             for counts in others {

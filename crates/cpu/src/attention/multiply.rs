@@ -3,8 +3,9 @@
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Dots;
 use crate::simd::{LANES, Simd};
+use half::f16;
 
-/// An element of a right operand as it is kept: f32, bf16 as its bits, a pair of bf16.
+/// An element of a right operand as it is kept: f32, f16, bf16 as its bits, a pair of bf16.
 pub(crate) trait Element<S: Simd>: Copy + bytemuck::Pod {
     /// Sixteen elements, widened exactly unless they are pairs.
     fn load(s: S, x: &[Self; LANES]) -> S::V;
@@ -27,6 +28,13 @@ impl<S: Simd> Element<S> for u16 {
     #[inline(always)]
     fn load(s: S, x: &[Self; LANES]) -> S::V {
         s.load_bf16(x)
+    }
+}
+
+impl<S: Simd> Element<S> for f16 {
+    #[inline(always)]
+    fn load(s: S, x: &[Self; LANES]) -> S::V {
+        s.load_f16(x)
     }
 }
 

@@ -170,14 +170,14 @@ fn cached(level: Level, kv_type: KvType, heads: Heads, qkv: &[f32], calls: &[usi
         let qkv = &qkv[at * heads.qkv_width()..];
         cache.store(&pool, level, 1, at, qkv, count);
         let out = &mut out[at * heads.query_width()..];
-        attention_cached(&pool, level, &scratch, out, qkv, &cache, 1, at, Rows::generated(count), Precision::F32);
+        attention_cached(&pool, level, &scratch, out, qkv, &cache, 1, at, Rows::prompt(count), Precision::F32);
         at += count;
     }
     out
 }
 
 #[test]
-fn cached_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a_cache() {
+fn cached_prompt_rows_have_the_same_bits_in_any_number_and_those_of_attention_without_a_cache() {
     for heads in SHAPES {
         let rows = 151;
         let qkv = floats(3, rows * heads.qkv_width());

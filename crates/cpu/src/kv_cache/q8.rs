@@ -175,7 +175,7 @@ mod tests {
                 let mut cache = KvStore::new(3, 120, heads, KvType::Q8_0).unwrap();
                 cache.store(&Pool::new(2), level, 2, at, &qkv, rows);
                 for kv_head in 0..heads.kv_heads {
-                    let Layer::Q8(Part { panels, values }) = cache.layer(2, kv_head, 2) else { panic!("in 8 bits") };
+                    let Layer::Q8(Part { panels, values }) = cache.layer(2, kv_head, 0..2) else { panic!("in 8 bits") };
                     let width = padded(head_dim);
                     let mut wide = (vec![9.0; 2 * BLOCK * head_dim], vec![9.0; 2 * BLOCK * width]);
                     widen(level, &mut wide.0, &mut wide.1, panels, values, head_dim);

@@ -2,6 +2,7 @@
 
 use super::{Dots, LANES, Simd};
 use crate::gemm::pair_instructions as pairs;
+use half::f16;
 use std::arch::x86_64::*;
 
 /// Proof of AVX2, FMA and F16C.
@@ -40,6 +41,7 @@ macro_rules! halves {
 
 impl Simd for Avx2 {
     type V = [__m256; 2];
+    type I = [__m256i; 2];
     const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
@@ -79,10 +81,18 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
         // SAFETY: `self` proves the instructions; `x` is sixteen numbers of 16 bits long.
         unsafe {
             let half = |at| _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(at).cast()));
+            [half(0), half(8)]
+        }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instructions; `x` is sixteen bytes long.
+        unsafe {
+            let half = |at| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(at).cast())));
             [half(0), half(8)]
         }
     }
@@ -137,6 +147,30 @@ impl Simd for Avx2 {
         };
         [half(p[0], n[0]), half(p[1], n[1])]
     }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        // SAFETY: `self` proves the instruction.
+        [unsafe { _mm256_set1_epi32(x) }; 2]
+    }
+    #[inline(always)]
+    fn load_fours(self, x: &[u8; 4 * LANES]) -> [Self::I; 2] {
+        // SAFETY: `self` proves the instructions; `x` is 64 bytes long.
+        unsafe {
+            let halves = [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())];
+            let even = _mm256_set1_epi16(0xFF);
+            [halves.map(|x| _mm256_and_si256(x, even)), halves.map(|x| _mm256_srli_epi16::<8>(x))]
+        }
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: `self` proves the instructions.
+        let half = |i: usize| unsafe { _mm256_add_epi32(sums[i], _mm256_madd_epi16(a[i], b[i])) };
+        [half(0), half(1)]
+    }
+    #[inline(always)]
+    fn to_floats(self, x: Self::I) -> Self::V {
+        halves!(_mm256_cvtepi32_ps, x)
+    }
 }
 
 /// Applies an intrinsic.
@@ -156,6 +190,7 @@ fn first(len: usize) -> __mmask16 {
 
 impl<const DOTS: bool> Simd for Avx512<DOTS> {
     type V = __m512;
+    type I = __m512i;
     const ACCUMULATORS: usize = 16;
 
     #[inline(always)]
@@ -193,9 +228,14 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
         }
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
         // SAFETY: `self` proves the instruction; `x` is sixteen numbers of 16 bits long.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> Self::V {
+        // SAFETY: `self` proves the instructions; `x` is sixteen bytes long.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -241,6 +281,27 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
             let shift = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), shift))
         }
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        whole!(_mm512_set1_epi32, x)
+    }
+    #[inline(always)]
+    fn load_fours(self, x: &[u8; 4 * LANES]) -> [Self::I; 2] {
+        // SAFETY: `self` proves the instructions; `x` is 64 bytes long.
+        unsafe {
+            let x = _mm512_loadu_si512(x.as_ptr().cast());
+            [_mm512_and_si512(x, _mm512_set1_epi16(0xFF)), _mm512_srli_epi16::<8>(x)]
+        }
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: `self` proves the instructions.
+        unsafe { _mm512_add_epi32(sums, _mm512_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
+    fn to_floats(self, x: Self::I) -> Self::V {
+        whole!(_mm512_cvtepi32_ps, x)
     }
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
