@@ -1,5 +1,5 @@
 //! A step is steady: after the first few, a training step and a decoded token allocate nothing, touch no new page, and
-//! no thread goes to sleep in them. One test in a process of its own, since what is counted is the whole process's.
+//! wait for nothing. One test in a process of its own, since what is counted is the whole process's.
 
 use backend::{Heads, Precision};
 use cap::Cap;
@@ -77,18 +77,19 @@ impl Meter {
     }
 }
 
-/// Other programs can make a thread sleep, the system can take a page back, and two threads can need scratch at the same
-/// time for the first time: so not every step is like the others. But what a step does by itself every step does.
+/// The system can take a page back, and two threads can need scratch at the same time for the first time: so not every
+/// step is like the others. But what a step does by itself every step does. Whether one of two threads sleeps depends on
+/// what else runs on the machine, so that is looked at with one thread alone.
 fn check(what: &str, threads: usize, meter: &Meter) {
     let costs = meter.steady();
     let most = |free: fn(&Spent) -> bool| costs.iter().filter(|cost| free(cost)).count() * 4 > costs.len() * 3;
     let some = |free: fn(&Spent) -> bool| costs.iter().any(free);
     if threads == 1 {
         assert!(costs.iter().all(|cost| cost.allocated == 0), "{what}: {costs:?}");
+        assert!(some(|cost| cost.sleeps == 0), "{what}, sleeps: {costs:?}");
     }
     assert!(most(|cost| cost.allocated == 0), "{what}, {threads} threads, allocates: {costs:?}");
     assert!(some(|cost| cost.faults == 0), "{what}, {threads} threads, takes new pages: {costs:?}");
-    assert!(some(|cost| cost.sleeps == 0), "{what}, {threads} threads, sleeps: {costs:?}");
 }
 
 fn config() -> Config {
