@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Forces a dispatch level of the CPU: `scalar`, `avx2`, `avx512`, `avx512bf16`.
+/// Forces a dispatch level of the CPU: `scalar`, `avx2`, `avx512`, `avx512bf16`, `amx`.
 pub(crate) const SLM_CPU: &str = "SLM_CPU";
 
 /// What is logged on stderr: `error`, `warn` (the default), `info`, `debug`, `trace`, or a filter such as

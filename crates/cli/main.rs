@@ -35,7 +35,7 @@ Examples:
   slm generate --model runs/tiny --prompt \"This crate\"
 
 Environment:
-  SLM_CPU=scalar|avx2|avx512|avx512bf16   compute at this level instead of the best one
+  SLM_CPU=scalar|avx2|avx512|avx512bf16|amx   compute at this level instead of the best one
   SLM_LOG=debug                           more on stderr
   NO_COLOR=1                              no colours";
 

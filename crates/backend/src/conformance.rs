@@ -17,7 +17,7 @@ mod rows;
 
 pub use fingerprint::fingerprints;
 
-use crate::{Backend, Buf, Element, KvCache, Matrix};
+use crate::{Backend, Buf, Element, KvCache, Matrix, Precision};
 use std::cell::RefCell;
 
 /// A check: panics where the backend fails it.
@@ -164,6 +164,16 @@ fn assert_same(what: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         assert!(got.to_bits() == want.to_bits(), "{what}: element {i} is {got:e} here and {want:e} there");
+    }
+}
+
+/// Asserts that a gradient summed over `ranges` of rows in turn is the one summed over all rows: in every bit where the
+/// ranges are whole groups of the rows that a backend may add at a time ([`Precision::Bf16`]: 32), else nearly.
+fn assert_same_sum(what: &str, precision: Precision, ranges: &[std::ops::Range<usize>], got: &[f32], want: &[f32]) {
+    let what = format!("{what} {precision:?} {ranges:?}");
+    match precision == Precision::F32 || ranges.iter().all(|range| range.start.is_multiple_of(32)) {
+        true => assert_same(&what, got, want),
+        false => assert_close(&what, got, &wide(want), 1e-6),
     }
 }
 

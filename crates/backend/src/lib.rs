@@ -14,7 +14,8 @@
 //! - Row-exact: the bits of a row depend on the row and its [`Family`] alone, not on the number of rows, not on the
 //!   number of threads.
 //! - Gradients of weights are *added* to what the gradient buffer holds, row by row in ascending order. So one
-//!   micro-batch of eight rows and two of four leave the same bits.
+//!   micro-batch of eight rows and two of four leave the same bits. In bf16 a backend may add 32 rows at a time, counted
+//!   from the first of a call: then that holds of micro-batches of a multiple of 32 rows.
 
 pub mod conformance;
 mod kv_type;
@@ -121,7 +122,7 @@ pub struct EncodedRows<'a> {
 pub struct Description {
     /// `cpu`.
     pub name: String,
-    /// The dispatch level, for the CPU `scalar`, `avx2`, `avx512` or `avx512bf16`.
+    /// The dispatch level, for the CPU `scalar`, `avx2`, `avx512`, `avx512bf16` or `amx`.
     pub level: String,
     /// Threads that compute.
     pub threads: usize,

@@ -22,10 +22,10 @@ pub fn fma_flops(pool: &Pool, level: Level) -> f64 {
     rate(pool, || singles(level))
 }
 
-/// bf16 operations a second (a multiply-add is two) of all threads, in registers: by `vdpbf16ps` where the level has
-/// it, else those of f32, which then do its work.
+/// bf16 operations a second (a multiply-add is two) of all threads, in registers: by tiles or `vdpbf16ps` where the level
+/// has them, else those of f32, which then do its work.
 pub fn bf16_flops(pool: &Pool, level: Level) -> f64 {
-    rate(pool, || if level == Level::Avx512Bf16 { dots(level) } else { singles(level) })
+    rate(pool, || dots(level))
 }
 
 /// Operations a second (a multiply-add is two) on integers of 8 bits summed in 32, of all threads, in registers: by
@@ -143,17 +143,32 @@ pub fn job_nanoseconds(pool: &Pool) -> Option<f64> {
 /// How many times the products a second of f32 multiply-adds on widened numbers `vdpbf16ps` does. The processor must
 /// have it.
 pub(crate) fn bf16_dots_gain() -> f64 {
+    gain(|| dots(Level::Avx512Bf16), || singles(Level::Avx512))
+}
+
+/// How many times the products a second of the faster of both tiles do; 0 where there are none.
+pub(crate) fn tiles_gain() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if crate::level::has_tiles() {
+        let tiles = || dots(Level::Amx);
+        return gain(tiles, || dots(Level::Avx512Bf16)).min(gain(tiles, || singles(Level::Avx512)));
+    }
+    0.0
+}
+
+/// How many times the operations a second of `other` `one` does, on this thread.
+fn gain(one: impl Fn() -> f64, other: impl Fn() -> f64) -> f64 {
     let seconds = |work: &dyn Fn() -> f64| {
         let start = Instant::now();
         work() / start.elapsed().as_secs_f64()
     };
-    let (mut pairs, mut widened) = (0.0f64, 0.0f64);
+    let (mut first, mut second) = (0.0f64, 0.0f64);
     // By turns, so that what disturbs one disturbs the other.
     for _ in 0..ROUNDS {
-        pairs = pairs.max(seconds(&|| dots(Level::Avx512Bf16)));
-        widened = widened.max(seconds(&|| singles(Level::Avx512)));
+        first = first.max(seconds(&one));
+        second = second.max(seconds(&other));
     }
-    pairs / widened
+    first / second
 }
 
 fn best(mut round: impl FnMut() -> f64) -> f64 {
@@ -200,7 +215,7 @@ fn singles(level: Level) -> f64 {
         Level::Avx2 => unsafe { x86::avx2() },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512() },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { x86::avx512() },
         _ => {
             let passes = PASSES / 10;
             let mut chains = black_box([[0.0f32; 16]; 4]);
@@ -219,6 +234,11 @@ fn dots(level: Level) -> f64 {
     if level == Level::Avx512Bf16 {
         // SAFETY: a `Level` is made only where its instructions were seen.
         return unsafe { x86::dots() };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Amx && crate::level::has_tiles() {
+        // SAFETY: tiles were seen and permitted.
+        return unsafe { crate::gemm::amx::products_in_registers(PASSES) };
     }
     singles(level)
 }

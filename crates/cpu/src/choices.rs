@@ -1,12 +1,13 @@
 //! What was chosen by measurement or by a probe, in words: what `slm --version` prints below the level.
 
-use crate::level::race;
+use crate::level::{Level, detect, race};
 use crate::memory::HUGE_PAGE_BYTES;
 use crate::{cross_entropy, gemm, pool, split};
 
 /// `(what, how)` of every choice that decides speed and nothing else, by the constants themselves.
 pub fn choices() -> Vec<(&'static str, String)> {
     let bf16 = match race() {
+        _ if detect() == Level::Amx => "tiles in prompts and in training, f32 multiply-adds elsewhere".into(),
         Some(gain) if gain > 1.0 => format!("vdpbf16ps, {gain:.1} times the rate of f32 multiply-adds"),
         Some(gain) => format!("f32 multiply-adds, vdpbf16ps being {gain:.1} times as fast"),
         None => "f32 multiply-adds".into(),

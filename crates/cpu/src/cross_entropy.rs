@@ -11,7 +11,7 @@ use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
 use crate::{Level, Pool};
-use backend::NO_TARGET;
+use backend::{NO_TARGET, Rows};
 use std::ops::Range;
 
 /// Logits whose exponentials are summed in f32 lanes; such sums are added in f64.
@@ -37,9 +37,12 @@ pub(crate) struct Gradients<'a> {
     pub(crate) scale: f32,
 }
 
-/// Rows of a chunk.
+/// Rows of a chunk: a multiple of 32 unless the vocabulary is huge, since tiles sum the head's gradient in steps of 32.
 fn chunk_rows(vocab: usize) -> usize {
-    (CHUNK_BYTES / 4 / vocab.max(1)).clamp(2, CHUNK_ROWS)
+    match (CHUNK_BYTES / 4 / vocab.max(1)).clamp(2, CHUNK_ROWS) {
+        few @ ..32 => few,
+        rows => rows / 32 * 32,
+    }
 }
 
 /// The losses of `rows` rows, and the gradients where asked for.
@@ -62,7 +65,7 @@ pub(crate) fn head_loss(
         let chunk = first..rows.min(first + step);
         let logits = &mut lease.floats()[..chunk.len() * vocab];
         let x = &sample.x[chunk.start * width..chunk.end * width];
-        head.multiply(pool, level, scratch, logits, Onto::Nothing, x, chunk.len());
+        head.multiply(pool, level, scratch, logits, Onto::Nothing, x, Rows::prompt(chunk.len()));
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
         softmax_rows(pool, level, &mut losses[chunk.clone()], logits, &targets[chunk.clone()], scale);
         if let Some(gradients) = &mut gradients {
@@ -86,11 +89,11 @@ fn backward(
     let d_x = &mut gradients.d_x[chunk.start * width..chunk.end * width];
     let left = Left::Rows { x: d_logits, ld: vocab };
     let backward = head.training().backward.right();
-    gemm(pool, level, scratch, d_x, Onto::Nothing, left, backward, rows);
+    gemm(pool, level, scratch, d_x, Onto::Nothing, left, backward, Rows::prompt(rows));
     let mut lease = scratch.take(panel_words(backward.number, width, rows));
     let right = Right::from_columns(pool, level, backward.number, lease.words(), x, width, rows);
     let left = Left::Columns { x: d_logits, ld: vocab };
-    gemm(pool, level, scratch, gradients.g_head, Onto::Itself, left, right, vocab);
+    gemm(pool, level, scratch, gradients.g_head, Onto::Itself, left, right, Rows::prompt(vocab));
 }
 
 /// Losses of whole rows of logits, which become `scale · ∂loss/∂logits` where `scale` is given.

@@ -6,6 +6,9 @@
 //! the bits of a row depend neither on the number of rows, nor on threads, nor on blocks; both [`backend::Family`]s are
 //! one here; and a gradient of 4096 tokens has the bits of two gradients of 2048 added up. A residual is added last.
 //!
+//! At the level `amx` bf16 products of *prompt* rows (so all of training) are summed by tiles, 32 k at a time: see
+//! `amx.rs`. There the families differ in bits, each row-exact in itself, and gradients may be cut at multiples of 32 rows.
+//!
 //! # bf16
 //! Both operands are rounded to bf16 (nearest, ties to even), the products and sums are f32. `vdpbf16ps` adds to each f32
 //! lane the two products of a pair. Measured on AMD Zen 4 (9.6 million lanes, all equal) and as Intel's manual has it:
@@ -15,11 +18,13 @@
 //! but where a subnormal number (below 1.2e-38) takes part, and a chain may be cut at odd k.
 //!
 //! # The form
-//! B is packed into panels of [`NR`] = 64 outputs, A into panels of [`MR`] = 6 rows, in 32-bit words: one f32, or a pair
+//! B is packed into panels of [`NR`] = 64 outputs, A into panels of [`MR`] = 6 rows (of 32 for tiles), in 32-bit words: one f32, or a pair
 //! of bf16. Word `w` of a panel is followed by the same word of the next output (row). 6 × 64 sums are 24 registers of
 //! AVX-512; the loop loads 4 vectors and 6 broadcasts for 24 multiply-adds, so that it is bound by arithmetic while the
 //! panel comes from L2, and by memory for few rows, where it streams each panel once, straight ahead.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +32,8 @@ mod avx512;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
+#[cfg(target_arch = "x86_64")]
+mod pack_tiles;
 mod scalar;
 
 pub(crate) use pack::{Panels, Right, panel_words};
@@ -41,6 +48,7 @@ pub(crate) mod pair_instructions {
 use crate::memory::Scratch;
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
+use backend::Rows;
 use pack::LeftForm;
 use std::ops::Range;
 
@@ -52,6 +60,8 @@ pub(crate) const MR: usize = 6;
 pub(crate) const K_BLOCK: usize = 1024;
 /// Bytes of packed A that a task works on, beside the panel of B in L2.
 pub(crate) const LEFT_BYTES: usize = 384 << 10;
+/// The same for tiles: the processors that have them have an L2 of 2 MiB. Reckoned, not measured.
+const TILES_LEFT_BYTES: usize = 1 << 20;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 16;
 
@@ -104,22 +114,23 @@ pub(crate) fn gemm(
     onto: Onto<'_>,
     left: Left<'_>,
     right: Right<'_>,
-    rows: usize,
+    rows: Rows,
 ) {
+    let (rows, family) = (rows.count, rows.family);
     let out = &mut out[..rows * right.n];
     if let Onto::Residual(residual) = onto {
         assert!(residual.len() >= out.len(), "residual of {} for {} outputs", residual.len(), out.len());
     }
     left.check(rows, right.k);
-    let form = LeftForm::of(level, right.number);
-    let grid = Grid::of(pool.threads(), rows, right.panels(), form.words(right.words_per_panel().min(K_BLOCK)));
+    let form = LeftForm::of(level, right.number, family);
+    let grid = Grid::of(pool.threads(), rows, right.panels(), form, form.words(right.words_per_panel().min(K_BLOCK)));
     let job = Job { level, scratch, out: Disjoint::new(out), onto, left, form, right, rows };
     pool.run(grid.row_blocks * grid.panel_blocks, &|task| {
         // Neighbours in time share the rows of A of a task and so the panels of B in the shared cache.
         let (row_block, panel_block) = (task / grid.panel_blocks, task % grid.panel_blocks);
-        let row_range = share(row_block, grid.row_blocks, rows.div_ceil(MR));
+        let row_range = share(row_block, grid.row_blocks, rows.div_ceil(form.height()));
         let panel_range = share(panel_block, grid.panel_blocks, right.panels());
-        job.task(row_range.start * MR..rows.min(row_range.end * MR), panel_range);
+        job.task(row_range.start * form.height()..rows.min(row_range.end * form.height()), panel_range);
     });
 }
 
@@ -135,7 +146,10 @@ struct Grid {
 
 impl Grid {
     /// `words` of packed A a row.
-    fn of(threads: usize, rows: usize, panels: usize, words: usize) -> Self {
+    fn of(threads: usize, rows: usize, panels: usize, form: LeftForm, words: usize) -> Self {
+        if form == LeftForm::Tiles {
+            return Self::of_tiles(threads, rows, panels, words);
+        }
         let row_blocks =
             if rows <= FEW_ROWS { 1 } else { (rows * words * 4).div_ceil(LEFT_BYTES).min(rows.div_ceil(MR)) };
         // Four tasks a thread: the threads of a busy machine do not finish at the same time.
@@ -144,6 +158,22 @@ impl Grid {
         let panel_blocks =
             wanted.div_ceil(row_blocks).min(panels.div_ceil(if rows <= FEW_ROWS { 1 } else { 4 })).max(1);
         Self { row_blocks: row_blocks.max(1), panel_blocks }
+    }
+
+    /// For tiles, packing and the reading of B weigh more, being no faster than elsewhere: at least 256 rows use a panel
+    /// that came from the last cache, and A is cut into as many tasks as there should be before its rows are packed twice.
+    /// Reckoned, not measured: 256 rows take 12 000 cycles for 32 outputs of 768 k, and 48 KiB of B come from L3 in 7 000.
+    fn of_tiles(threads: usize, rows: usize, panels: usize, words: usize) -> Self {
+        const ROWS_PER_BLOCK: usize = 256;
+        let wanted = if threads == 1 { 1 } else { threads * 4 };
+        let fitting = (rows * words * 4).div_ceil(TILES_LEFT_BYTES).max(1);
+        let mut row_blocks = fitting.max(wanted.min(rows / ROWS_PER_BLOCK));
+        if row_blocks > threads {
+            row_blocks = row_blocks.next_multiple_of(threads);
+        }
+        let panel_blocks =
+            wanted.div_ceil(row_blocks).min(panels.div_ceil(if rows <= FEW_ROWS { 1 } else { 4 })).max(1);
+        Self { row_blocks, panel_blocks }
     }
 }
 
@@ -165,13 +195,17 @@ impl Job<'_> {
         let words = self.right.words_per_panel();
         let blocks = words.div_ceil(K_BLOCK).max(1);
         let left_words = self.form.words(words.min(K_BLOCK));
-        let mut lease = self.scratch.take(rows.len() * left_words);
+        let left_rows = self.form.rows(rows.len());
+        let mut lease = self.scratch.take(left_rows * left_words);
+        // SAFETY: the form is that of tiles only at the level that has them; this is the one task on this thread.
+        #[cfg(target_arch = "x86_64")]
+        let _tiles = (self.form == LeftForm::Tiles).then(|| unsafe { amx::Configured::new() });
         // The sums on their way; only where the residual is read from the place they would be stored to.
         let mut sums = (blocks > 1 && matches!(self.onto, Onto::ItselfAsResidual))
             .then(|| self.scratch.take(rows.len() * panels.len() * NR));
         for block in 0..blocks {
             let range = block * K_BLOCK..words.min((block + 1) * K_BLOCK);
-            let packed = &mut lease.words()[..rows.len() * self.form.words(range.len())];
+            let packed = &mut lease.words()[..left_rows * self.form.words(range.len())];
             pack::left(self.level, self.form, packed, self.left, rows.clone(), range.clone(), self.right.k);
             let sums = sums.as_mut().map(|lease| (lease.floats().as_mut_ptr(), panels.len() * NR));
             let edge = Edge { first: block == 0, last: block + 1 == blocks, sums };
@@ -186,11 +220,11 @@ impl Job<'_> {
         let (n, column) = (self.right.n, panel * NR);
         let right = &self.right.panel(panel)[range.start * NR..range.end * NR];
         let left_words = self.form.words(range.len());
-        for row in rows.clone().step_by(MR) {
-            let height = MR.min(rows.end - row);
+        for row in rows.clone().step_by(self.form.height()) {
+            let height = self.form.height().min(rows.end - row);
             let width = NR.min(n - column);
             debug_assert!(row + height <= self.rows && self.out.len >= (row + height - 1) * n + column + width);
-            let left = &packed[(row - rows.start) * left_words..][..height * left_words];
+            let left = &packed[(row - rows.start) * left_words..][..self.form.rows(height) * left_words];
             let at = row * n + column;
             let own = (self.out.at(at), n);
             let kept = match edge.sums {
@@ -219,18 +253,20 @@ impl Job<'_> {
     unsafe fn tile(&self, tile: &Tile<'_>, out: (*mut f32, usize)) {
         // SAFETY: as the caller promises; a `Level` is made only where its instructions were seen.
         unsafe {
-            match (self.level, self.right.number) {
+            match (self.level, self.form) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, Number::Bf16) => avx512::dots(tile, out),
+                (_, LeftForm::Tiles) => amx::tile(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512, Number::Bf16) => avx512::widened(tile, out),
+                (_, LeftForm::Pairs) => avx512::dots(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Bf16, Number::F32) => avx512::singles(tile, out),
+                (Level::Avx512 | Level::Amx, LeftForm::Rounded) => avx512::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, Number::Bf16) => avx2::widened(tile, out),
+                (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, LeftForm::Singles) => avx512::singles(tile, out),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, Number::F32) => avx2::singles(tile, out),
-                (_, number) => scalar::tile(tile, out, number),
+                (Level::Avx2, LeftForm::Rounded) => avx2::widened(tile, out),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx2, LeftForm::Singles) => avx2::singles(tile, out),
+                _ => scalar::tile(tile, out, self.right.number),
             }
         }
     }
@@ -246,7 +282,7 @@ struct Edge {
 
 /// `height × width` sums over some words of k.
 struct Tile<'a> {
-    /// `[words][height]`.
+    /// `[words][height]`, or in the order of [`LeftForm::Tiles`].
     left: &'a [u32],
     /// `[words][NR]`.
     right: &'a [u32],
@@ -254,7 +290,7 @@ struct Tile<'a> {
     start: Option<(*const f32, usize)>,
     /// What is added to the sums in the end.
     residual: Option<(*const f32, usize)>,
-    /// 1..=[`MR`].
+    /// 1 to [`LeftForm::height`].
     height: usize,
     /// 1..=[`NR`].
     width: usize,

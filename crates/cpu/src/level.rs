@@ -2,7 +2,16 @@
 //!
 //! `scalar`, `avx2` and `avx512` return the same bits for every operation: they do the same fused multiply-adds in the
 //! same order. `avx512bf16` differs from them in products of bf16 matrices alone, where `vdpbf16ps` rounds in its own way
-//! (see [`crate::gemm`]). So the name of the level is all that must be written beside a result to repeat its bits.
+//! (see [`crate::gemm`]); `amx` in products of bf16 matrices and rows of prompts or training, where tiles sum in an order of
+//! their own. So the name of the level is all that must be written beside a result to repeat its bits.
+//!
+//! `amx` has so far run on software tiles only (see [`crate::gemm`]), no machine with AMX being at hand.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_tiles;
 
 use std::fmt;
 
@@ -22,6 +31,10 @@ pub enum Level {
     /// [`Level::Avx512`] with AVX512-BF16: bf16 is multiplied by `vdpbf16ps`.
     #[non_exhaustive]
     Avx512Bf16,
+    /// [`Level::Avx512Bf16`] with AMX-TILE and AMX-BF16, permitted by the system: bf16 is multiplied by tiles in prompts and
+    /// in training, elsewhere as at [`Level::Avx512`].
+    #[non_exhaustive]
+    Amx,
 }
 
 /// What can be wrong with a wish for a processor or for its threads.
@@ -58,7 +71,7 @@ fn names(levels: &[Level]) -> String {
 }
 
 impl Level {
-    /// The level named `name` (`scalar`, `avx2`, `avx512`, `avx512bf16`), as written in `SLM_CPU` and beside results.
+    /// The level named `name` (`scalar`, `avx2`, `avx512`, `avx512bf16`, `amx`), as written in `SLM_CPU` and beside results.
     ///
     /// # Errors
     /// [`CpuError::UnknownLevel`], and [`CpuError::UnavailableLevel`] where this processor does not have it.
@@ -81,6 +94,7 @@ impl Level {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         }
     }
 }
@@ -104,6 +118,9 @@ pub fn available() -> Vec<Level> {
                 levels.push(Level::Avx512);
                 if has!("avx512bf16") {
                     levels.push(Level::Avx512Bf16);
+                    if tiles_usable() {
+                        levels.push(Level::Amx);
+                    }
                 }
             }
         }
@@ -111,12 +128,31 @@ pub fn available() -> Vec<Level> {
     levels
 }
 
-/// The level to use where none is asked for: the best of [`available`], except that `vdpbf16ps` must prove itself in a
-/// race of a millisecond, run once: it is twice as fast as f32 multiply-adds on AMD's Zen 4 and 5, half as fast on
-/// Intel's Sapphire Rapids.
+/// Whether tiles are there, permitted, and multiply as they should; found once.
+#[cfg(target_arch = "x86_64")]
+fn tiles_usable() -> bool {
+    static USABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let there = || has_tiles() || cfg!(any(test, feature = "software-tiles"));
+    *USABLE.get_or_init(|| there() && crate::gemm::amx::tiles_are_right())
+}
+
+/// The level to use where none is asked for: the best of [`available`], except that tiles and `vdpbf16ps` must prove
+/// themselves in a race of a few milliseconds, run once: `vdpbf16ps` is twice as fast as f32 multiply-adds on AMD's Zen 4
+/// and 5, half as fast on Intel's Sapphire Rapids, where tiles are fifteen times as fast.
 pub fn detect() -> Level {
     let best = available().last().copied().unwrap_or(Level::Scalar);
-    if race().is_some_and(|gain| gain <= 1.0) { Level::Avx512 } else { best }
+    match best {
+        Level::Amx if tiles_win() => Level::Amx,
+        Level::Amx | Level::Avx512Bf16 if race().is_some_and(|gain| gain <= 1.0) => Level::Avx512,
+        Level::Amx => Level::Avx512Bf16,
+        _ => best,
+    }
+}
+
+/// Whether tiles are faster than vectors. With software tiles theirs is the level to be tested.
+fn tiles_win() -> bool {
+    static WIN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    cfg!(feature = "software-tiles") || *WIN.get_or_init(|| crate::ceiling::tiles_gain() > 1.0)
 }
 
 /// How many times the rate of f32 multiply-adds `vdpbf16ps` has; `None` where the processor does not have it.
@@ -154,7 +190,11 @@ mod tests {
     fn a_level_that_is_not_here_is_refused_by_name() {
         let all = names(&available());
         let message = |name| Level::parse(name).unwrap_err().to_string();
-        assert_eq!(message("amx"), format!("CPU level `amx` is not available here; this machine has {all}"));
+        for name in ["avx2", "avx512", "avx512bf16", "amx"] {
+            if available().iter().all(|level| level.name() != name) {
+                assert_eq!(message(name), format!("CPU level `{name}` is not available here; this machine has {all}"));
+            }
+        }
         assert_eq!(message("AVX"), format!("CPU level `AVX` is unknown; this machine has {all}"));
     }
 }

@@ -100,7 +100,7 @@ impl Cpu {
     }
 
     /// `out = onto + x · wᵀ`.
-    fn product(&self, state: &State, out: &mut [f32], onto: Onto<'_>, x: Buf, w: Matrix, rows: usize) {
+    fn product(&self, state: &State, out: &mut [f32], onto: Onto<'_>, x: Buf, w: Matrix, rows: Rows) {
         let w = state.matrices.get(w.index());
         w.multiply(&self.pool, self.level, &self.scratch, out, onto, state.buffers.floats(x), rows);
     }
@@ -260,7 +260,7 @@ impl Backend for Cpu {
     fn linear(&self, out: Buf, x: Buf, w: Matrix, rows: Rows) {
         let mut state = self.state();
         let mut floats = state.buffers.take(out);
-        self.product(&state, &mut floats, Onto::Nothing, x, w, rows.count);
+        self.product(&state, &mut floats, Onto::Nothing, x, w, rows);
         state.buffers.put(out, floats);
     }
 
@@ -271,7 +271,7 @@ impl Backend for Cpu {
             true => Onto::ItselfAsResidual,
             false => Onto::Residual(state.buffers.floats(residual)),
         };
-        self.product(&state, &mut floats, onto, x, w, rows.count);
+        self.product(&state, &mut floats, onto, x, w, rows);
         state.buffers.put(out, floats);
     }
 
@@ -283,12 +283,12 @@ impl Backend for Cpu {
         let (d_out, x) = (&state.buffers.floats(d_out)[..rows * w.rows], &state.buffers.floats(x)[..rows * w.cols]);
         let left = Left::Rows { x: d_out, ld: w.rows };
         let backward = w.training().backward.right();
-        gemm(pool, level, scratch, &mut d, Onto::Nothing, left, backward, rows);
+        gemm(pool, level, scratch, &mut d, Onto::Nothing, left, backward, Rows::prompt(rows));
         let number = backward.number;
         let mut lease = scratch.take(panel_words(number, w.cols, rows));
         let right = Right::from_columns(pool, level, number, lease.words(), x, w.cols, rows);
         let left = Left::Columns { x: d_out, ld: w.rows };
-        gemm(pool, level, scratch, &mut g, Onto::Itself, left, right, w.rows);
+        gemm(pool, level, scratch, &mut g, Onto::Itself, left, right, Rows::prompt(w.rows));
         state.buffers.put(d_x, d);
         state.buffers.put(g_w, g);
     }

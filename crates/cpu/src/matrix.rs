@@ -7,7 +7,7 @@ use crate::gemm::{Left, Number, Onto, Panels, gemm};
 use crate::memory::{Scratch, Slabs};
 use crate::quant_gemm::{Blocks, quant_gemm};
 use crate::{Level, Pool};
-use backend::{BackendError, Buf, EncodedRows, Encoding, Precision};
+use backend::{BackendError, Buf, EncodedRows, Encoding, Precision, Rows};
 use formats::quant;
 
 /// A weight matrix, `rows` = output features, `cols` = input features.
@@ -96,7 +96,7 @@ impl Weights {
         }
     }
 
-    /// `out = onto + x · wᵀ` for `rows` dense rows.
+    /// `out = onto + x · wᵀ` for dense `rows`.
     pub(crate) fn multiply(
         &self,
         pool: &Pool,
@@ -105,13 +105,13 @@ impl Weights {
         out: &mut [f32],
         onto: Onto<'_>,
         x: &[f32],
-        rows: usize,
+        rows: Rows,
     ) {
         match &self.forward {
             Forward::Floats(panels) => {
                 gemm(pool, level, scratch, out, onto, Left::Rows { x, ld: self.cols }, panels.right(), rows);
             }
-            Forward::Blocks(blocks) => quant_gemm(pool, level, scratch, out, onto, x, blocks, rows),
+            Forward::Blocks(blocks) => quant_gemm(pool, level, scratch, out, onto, x, blocks, rows.count),
         }
     }
 

@@ -165,9 +165,11 @@ impl Kernel {
     fn of(level: Level) -> Self {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Bf16 if std::arch::is_x86_feature_detected!("avx512vnni") => Self::Vnni,
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx if std::arch::is_x86_feature_detected!("avx512vnni") => {
+                Self::Vnni
+            }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => Self::Avx2,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => Self::Avx2,
             _ => Self::Scalar,
         }
     }

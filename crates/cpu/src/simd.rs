@@ -315,7 +315,7 @@ macro_rules! at_every_level {
                 $crate::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::Level::Avx512 | $crate::Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::Level::Avx512 | $crate::Level::Avx512Bf16 | $crate::Level::Amx => unsafe { avx512($($arg),*) },
                 _ => $body($crate::simd::Scalar, $($arg),*),
             }
         }

@@ -148,6 +148,16 @@ pub(crate) fn micro_batch(recipe: &Value) -> Option<u64> {
     recipe.pointer("/train/micro_batch")?.as_u64()
 }
 
+/// Value of `train.sequence` in a resolved recipe: tokens, or 0 for the model's context.
+pub(crate) fn sequence(recipe: &Value) -> Option<u64> {
+    recipe.pointer("/train/sequence")?.as_u64()
+}
+
+/// Whether `train.precision` of a resolved recipe is bf16.
+pub(crate) fn is_bf16(recipe: &Value) -> bool {
+    recipe.pointer("/train/precision").and_then(Value::as_str) == Some("bf16")
+}
+
 /// A recipe as JSON.
 pub(crate) fn to_value(recipe: &Recipe) -> Value {
     // A recipe is tables, lists, numbers and text: nothing that JSON cannot hold.
@@ -209,6 +219,16 @@ mod tests {
             file::write_bytes(&path, broken.as_bytes()).unwrap();
             assert!(matches!(State::read(folder.path()), Err(TrainError::State { .. })), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_recipe_tells_how_its_gradients_are_summed() {
+        let told = |sets: &[&str]| {
+            let recipe = to_value(&testing::recipe(sets));
+            (sequence(&recipe), is_bf16(&recipe))
+        };
+        assert_eq!(told(&["train.precision=bf16"]), (Some(16), true));
+        assert_eq!(told(&["train.precision=f32", "train.sequence=0"]), (Some(0), false));
     }
 
     #[test]

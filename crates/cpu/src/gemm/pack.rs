@@ -5,6 +5,7 @@ use super::{Left, MR, NR};
 use crate::memory::{Aligned, Scratch, Slabs};
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
+use backend::Family;
 use half::bf16;
 use std::ops::Range;
 
@@ -84,7 +85,7 @@ impl Panels {
             let rows = &x[panel * NR * k..x.len().min((panel + 1) * NR * k)];
             match (level, number) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Bf16, _) if rows.len() == NR * k => {
+                (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, _) if rows.len() == NR * k => {
                     // SAFETY: a `Level` is made only where its instructions were seen.
                     unsafe { super::pack_avx512::right_rows(number, words, rows, k) }
                 }
@@ -158,14 +159,36 @@ pub(crate) enum LeftForm {
     Rounded,
     /// Pairs of bf16.
     Pairs,
+    /// Pairs of bf16 in the order of tiles, zeroes where rows or words are short of a block.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no other processor has tiles"))]
+    Tiles,
 }
 
 impl LeftForm {
-    pub(crate) fn of(level: Level, number: Number) -> Self {
-        match (level, number) {
-            (_, Number::F32) => Self::Singles,
-            (Level::Avx512Bf16, Number::Bf16) => Self::Pairs,
-            (_, Number::Bf16) => Self::Rounded,
+    pub(crate) fn of(level: Level, number: Number, family: Family) -> Self {
+        match (level, number, family) {
+            (_, Number::F32, _) => Self::Singles,
+            (Level::Avx512Bf16, Number::Bf16, _) => Self::Pairs,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Amx, Number::Bf16, Family::Prompt) => Self::Tiles,
+            (_, Number::Bf16, _) => Self::Rounded,
+        }
+    }
+
+    /// Rows of a panel of A.
+    pub(crate) const fn height(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => super::amx::ROWS,
+            _ => MR,
+        }
+    }
+
+    /// Rows that `rows` rows are packed as.
+    pub(crate) const fn rows(self, rows: usize) -> usize {
+        match self {
+            Self::Tiles => rows.next_multiple_of(self.height()),
+            _ => rows,
         }
     }
 
@@ -173,6 +196,10 @@ impl LeftForm {
     pub(crate) const fn words(self, right: usize) -> usize {
         match self {
             Self::Singles | Self::Pairs => right,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => right.next_multiple_of(super::amx::STEP),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Tiles => right,
             Self::Rounded => 2 * right,
         }
     }
@@ -189,13 +216,16 @@ pub(crate) fn left(
     k: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512Bf16 && form == LeftForm::Pairs {
+    if matches!((level, form), (Level::Avx512Bf16, LeftForm::Pairs) | (Level::Amx, LeftForm::Tiles)) {
+        use super::{pack_avx512, pack_tiles};
         let range = 2 * words.start..k.min(2 * words.end);
-        // SAFETY: a `Level` is made only where its instructions were seen.
+        // SAFETY: a `Level` is made only where its instructions were seen; these two have AVX512-BF16.
         return unsafe {
-            match left {
-                Left::Rows { x, ld } => super::pack_avx512::left_pairs_of_rows(packed, x, ld, rows, range),
-                Left::Columns { x, ld } => super::pack_avx512::left_pairs_of_columns(packed, x, ld, rows, range),
+            match (left, form) {
+                (Left::Rows { x, ld }, LeftForm::Tiles) => pack_tiles::of_rows(packed, x, ld, rows, range),
+                (Left::Columns { x, ld }, LeftForm::Tiles) => pack_tiles::of_columns(packed, x, ld, rows, range),
+                (Left::Rows { x, ld }, _) => pack_avx512::left_pairs_of_rows(packed, x, ld, rows, range),
+                (Left::Columns { x, ld }, _) => pack_avx512::left_pairs_of_columns(packed, x, ld, rows, range),
             }
         };
     }
@@ -220,7 +250,7 @@ pub(crate) fn left(
                 *word = match form {
                     LeftForm::Singles => get(row, words.start + i).to_bits(),
                     LeftForm::Rounded => round(get(row, 2 * words.start + i)).to_f32().to_bits(),
-                    LeftForm::Pairs => {
+                    LeftForm::Pairs | LeftForm::Tiles => {
                         let at = 2 * (words.start + i);
                         pair(get(row, at), get(row, at + 1))
                     }
@@ -259,7 +289,7 @@ fn right_columns(pool: &Pool, level: Level, number: Number, words: &mut [u32], x
             let out = unsafe { words.piece((panel * per_panel + range.start) * NR, range.len() * NR) };
             match (level, number) {
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512Bf16, Number::Bf16) => {
+                (Level::Avx512Bf16 | Level::Amx, Number::Bf16) => {
                     // SAFETY: a `Level` is made only where its instructions were seen.
                     unsafe { super::pack_avx512::right_pairs_of_columns(out, x, panel * NR, range.start, n, k) };
                 }

@@ -17,7 +17,7 @@ fn lanes(count: usize) -> u16 {
 /// Up to sixteen floats of `x` at `at`, none from `end` on; 0 in the other lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn load(x: &[f32], at: usize, end: usize) -> __m512 {
+pub(super) fn load(x: &[f32], at: usize, end: usize) -> __m512 {
     let count = end.saturating_sub(at).min(LANES);
     if count == 0 {
         return _mm512_setzero_ps();
