@@ -1,6 +1,7 @@
 //! A model in use: sessions with a key-value cache, sampling, lossless speculation, and the scoring of text.
 //!
-//! Holds: [`Session`], [`Sampler`], the [`Drafter`]s, [`generate`], [`score`] and [`score_rolling`].
+//! Holds: [`Session`], [`Sampler`], the [`Drafter`]s, [`generate`], [`score`], [`score_rolling`] and the
+//! [`ContinuationScorer`].
 //! Never: text (ids in, ids out), printing, HTTP, tasks, a particular backend.
 //! Start reading at [`generate`], then `speculate.rs`: one round of proposing and verifying.
 //!
@@ -10,6 +11,7 @@
 //! - With sampling, output with speculation has exactly the distribution of output without (Leviathan et al., 2023).
 //! - Every random number is a function of (seed, purpose, position): the same call gives the same ids.
 
+mod continuations;
 mod distribution;
 mod draft;
 mod error;
@@ -23,6 +25,7 @@ mod session;
 mod speculate;
 mod vocabulary;
 
+pub use continuations::{Continuation, ContinuationBatch, ContinuationScore, ContinuationScorer};
 pub use distribution::Distribution;
 pub use draft::{AutoDrafter, Drafter, ModelDrafter, Proposal};
 pub use error::InferError;

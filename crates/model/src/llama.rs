@@ -9,7 +9,7 @@
 
 use crate::activations::{ActivationGradients, Activations, BlockActivations};
 use crate::parameters::BlockWeightGradients;
-use crate::{Block, Config, Model, Parameters};
+use crate::{Block, Config, Model, Parameters, PrefixTree, TreeBuffers};
 use backend::{Backend, Buf, Family, Heads, KvCache, Precision, Rows};
 
 pub use crate::batch::Batch;
@@ -67,6 +67,27 @@ pub fn forward(b: &dyn Backend, model: &Model, acts: &Activations, batch: &Batch
         block_forward(b, w, a, pass, || {
             b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, pass.heads, batch.first_key, pass.precision);
         });
+    }
+    final_norm(b, model, acts, rows.count)
+}
+
+/// [`forward`] over the rows of a tree of sequences, those that sequences share computed once.
+///
+/// # Panics
+/// If the tree is larger than the activations or the buffers were planned for, or empty.
+pub fn forward_tree(
+    b: &dyn Backend,
+    model: &Model,
+    acts: &Activations,
+    buffers: &TreeBuffers,
+    tree: &PrefixTree,
+) -> Buf {
+    let rows = Rows::prompt(tree.rows());
+    let pass = Pass::new(model, acts, rows, buffers.positions);
+    let along = buffers.load(b, tree);
+    b.embed(acts.embedded, buffers.ids, model.embedding, rows.count);
+    for (w, a) in model.blocks.iter().zip(&acts.blocks) {
+        block_forward(b, w, a, pass, || buffers.attend(b, a, &along, pass.heads, pass.precision));
     }
     final_norm(b, model, acts, rows.count)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod common;
+mod continuations;
 mod quantized;
 mod scoring;
 mod sessions;
