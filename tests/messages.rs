@@ -58,6 +58,8 @@ fn every_command_explains_itself() {
         "train",
         "plan",
         "score",
+        "eval",
+        "compare",
         "generate",
         "export",
         "bench",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Who may import whom (ARCHITECTURE.md, "Rooms"); the binary may import everything.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("backend", &[]),
     ("cpu", &["backend", "formats"]),
     ("formats", &[]),
@@ -14,6 +14,7 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("recipe", &["model"]),
     ("data", &["tokenizer", "recipe", "formats"]),
     ("infer", &["backend", "model", "tokenizer"]),
+    ("eval", &["model", "infer", "tokenizer", "formats"]),
     ("train", &["backend", "model", "data", "recipe", "infer", "formats"]),
     ("bench", &["backend", "cpu", "model", "infer", "train"]),
 ];

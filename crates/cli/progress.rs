@@ -116,6 +116,48 @@ impl data::Progress for PrepareProgress<'_> {
     }
 }
 
+/// The scoring of benchmarks.
+pub(crate) struct EvalProgress {
+    bar: Option<ProgressBar>,
+    line: Line,
+    started: Instant,
+}
+
+impl EvalProgress {
+    /// Begins now.
+    pub(crate) fn new() -> Self {
+        Self { bar: bar("  eval {bar:24} {msg}"), line: Line { last: None }, started: Instant::now() }
+    }
+
+    /// Shows how far it is, and when it ends: rows all cost about the same.
+    pub(crate) fn update(&mut self, status: eval::Status) {
+        let eval::Status { requests, of, rows, of_rows } = status;
+        let mut message = format!("{requests} of {of} requests");
+        if rows > 0 && rows < of_rows {
+            let seconds = self.started.elapsed().as_secs_f64();
+            message += &format!(
+                ", {:.0} tokens/s, {} left",
+                rows as f64 / seconds,
+                duration(seconds * (of_rows - rows) as f64 / rows as f64)
+            );
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(of_rows as u64);
+            bar.set_position(rows as u64);
+            bar.set_message(message);
+        } else if self.line.due() || rows == of_rows {
+            output::note(format!("  eval: {message}"));
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// A training run.
 pub(crate) struct TrainView {
     bar: Option<ProgressBar>,

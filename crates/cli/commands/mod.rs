@@ -1,6 +1,8 @@
 //! One file a command: its arguments with examples, and `run`.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
+pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod plan;

@@ -214,7 +214,8 @@ mod tests {
         let (tree, rows) = tree(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 5, 6], &[1, 2, 5, 6], &[7]]);
         assert_eq!(tree.ids, [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(tree.positions, [0, 1, 2, 3, 2, 3, 0]);
-        assert_eq!(rows, [vec![0..4], vec![0..2, 4..5], vec![0..2, 4..6], vec![0..2, 4..6], vec![6..7]]);
+        let rows = rows.into_iter().map(|runs| runs.into_iter().flatten().collect::<Vec<_>>()).collect::<Vec<_>>();
+        assert_eq!(rows, [vec![0, 1, 2, 3], vec![0, 1, 4], vec![0, 1, 4, 5], vec![0, 1, 4, 5], vec![6]]);
         let lens = tree.paths.iter().map(|path| (path.len, path.shared)).collect::<Vec<_>>();
         assert_eq!(
             lens,

@@ -1,0 +1,164 @@
+//! `slm eval`: benchmarks, item for item as lm-evaluation-harness has them.
+
+use crate::inputs::{self, Dtype};
+use crate::machine::MachineArguments;
+use crate::progress::EvalProgress;
+use crate::{output, signals};
+use anyhow::Result;
+use backend::Backend;
+use clap::{Args, ValueEnum};
+use eval::{BosMode, Catalog, Encoder, Facts, Options, TaskRequests, TaskResults};
+use formats::file;
+use infer::ContinuationScorer;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Benchmarks, item for item as lm-evaluation-harness scores them
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  slm eval --model runs/tiny --tasks sciq,piqa,arc_easy --data eval-data --out results/tiny
+  slm eval --model model.gguf --tasks hellaswag --limit 100 --data eval-data --out results/quick
+  slm eval --model model.gguf --tasks mine --task-file mine.yaml --data eval-data --out results/mine
+
+The data folder holds PATH/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst), PATH being a task's `dataset_path`.
+A run that was stopped goes on with the same command. Compare results with `slm compare`.")]
+pub(crate) struct Arguments {
+    /// A run folder, Hugging Face folder, GGUF file or llama2.c file
+    #[arg(long)]
+    model: PathBuf,
+    /// Names of tasks, groups or tags, with commas between them
+    #[arg(long, value_name = "A,B", value_delimiter = ',', required = true)]
+    tasks: Vec<String>,
+    /// The folder with the tasks' documents
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where results.json and samples go; finished requests are kept there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only the first N documents of each task
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// N examples before each document [default: what the task says]
+    #[arg(long, value_name = "N")]
+    fewshot: Option<usize>,
+    /// Whether texts begin with the beginning-of-text token
+    #[arg(long, value_enum, default_value_t = Bos::Auto)]
+    bos: Bos,
+    /// More tasks: a YAML file as lm-evaluation-harness has them, or a folder of such files
+    #[arg(long, value_name = "PATH")]
+    task_file: Vec<PathBuf>,
+    /// Use this tokenizer instead of the model's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// How products are computed
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    dtype: Dtype,
+    /// Print one JSON object: the content of results.json
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArguments,
+}
+
+/// Whether texts begin with the beginning-of-text token.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bos {
+    /// As the tokenizer says: the harness from 0.4.9.2 on
+    Auto,
+    /// Yes
+    Always,
+    /// No: the harness before 0.4.9.2
+    Never,
+}
+
+impl From<Bos> for BosMode {
+    fn from(bos: Bos) -> Self {
+        match bos {
+            Bos::Auto => Self::Auto,
+            Bos::Always => Self::Always,
+            Bos::Never => Self::Never,
+        }
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let started = Instant::now();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut catalog = Catalog::builtin()?;
+    for path in &arguments.task_file {
+        catalog.add_path(path)?;
+    }
+    let selection = catalog.select(&arguments.tasks)?;
+    let tokenizer = inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?;
+    let cpu = arguments.machine.open()?;
+    let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
+    let mut encoder = Encoder::new(&tokenizer, arguments.bos.into(), model.config.context)?;
+    let limit = arguments.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let options = Options { limit, shots: arguments.fewshot };
+    let mut tasks = Vec::with_capacity(selection.tasks.len());
+    for task in &selection.tasks {
+        tasks.push(TaskRequests::build(task, &arguments.data, options, &mut encoder)?);
+    }
+    note_truncated(&tasks);
+
+    file::create_dir_all(&arguments.out)?;
+    let _lock = file::lock_folder(&arguments.out)?;
+    let dtype = format!("{:?}", model.precision).to_lowercase();
+    let device = cpu.describe();
+    let facts =
+        [("model", arguments.model.display().to_string()), ("dtype", dtype.clone()), ("level", device.level.clone())];
+    let longest = tasks.iter().flat_map(|task| &task.requests).map(|request| request.ids.len() - 1).max();
+    let scorer = ContinuationScorer::new(&cpu, &model, longest.unwrap_or(1))?;
+    let stop = signals::stop_flag()?;
+    let mut progress = EvalProgress::new();
+    let scores = eval::score(&scorer, &tasks, &arguments.out, &facts, &mut |status| {
+        progress.update(status);
+        !stop.load(Ordering::Relaxed)
+    });
+    progress.finish();
+    let facts = Facts {
+        model: arguments.model.display().to_string(),
+        dtype,
+        bos: arguments.bos.into(),
+        device: format!("{} {}, {} threads", device.name, device.level, device.threads),
+        limit,
+        started: since_1970,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    let table = eval::write_results(&arguments.out, &tasks, &scores?, &selection.groups, &facts)?;
+    print(&arguments, &table)
+}
+
+fn note_truncated(tasks: &[TaskRequests]) {
+    for task in tasks.iter().filter(|task| task.truncated > 0) {
+        output::note(format!(
+            "  {}: {} of {} contexts are longer than the model's and were cut from the left",
+            task.task.name,
+            task.truncated,
+            task.requests.len()
+        ));
+    }
+}
+
+fn print(arguments: &Arguments, table: &[TaskResults]) -> Result<()> {
+    let path = arguments.out.join("results.json");
+    if arguments.json {
+        let results: serde_json::Value = serde_json::from_str(&file::read_to_string(&path)?)?;
+        return output::json(&results);
+    }
+    let name_width = table.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in table {
+        for (metric, value, stderr) in &row.metrics {
+            let shots = row.shots.map_or("-".into(), |shots| shots.to_string());
+            let stderr = stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
+            output::line(format!(
+                "{:name_width$}  {shots:>2}-shot  {:>6} documents  {metric:>15}  {value:.4}{stderr}",
+                row.name, row.documents
+            ))?;
+        }
+    }
+    output::note(format!("  results and samples are in {}", arguments.out.display()));
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Benchmarks with a tiny model: results in the harness's layout, going on after a kill, comparing, refusing.
+
+use crate::support::Lab;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// A lab with a trained model and a few documents of several kinds of tasks.
+fn lab() -> Lab {
+    let lab = Lab::trained();
+    let question = |i: usize| {
+        json!({"question": format!("ke mi {i}?"), "support": format!("  balo {i} é"), "correct_answer": "balo",
+            "distractor1": "ke mi", "distractor2": "zano é", "distractor3": format!("nu {i}")})
+    };
+    let lines = |documents: &[Value]| documents.iter().map(|document| format!("{document}\n")).collect::<String>();
+    lab.write("data/sciq/test.jsonl", lines(&(0..12).map(question).collect::<Vec<_>>()));
+    lab.write("data/sciq/train.jsonl", lines(&(20..40).map(question).collect::<Vec<_>>()));
+    let sentence = |i: usize| json!({"sentence": format!("balo ke {i} _ mi ra."), "option1": "zano", "option2": "nu", "answer": (1 + i % 2).to_string()});
+    lab.write("data/winogrande/validation.jsonl", lines(&(0..5).map(sentence).collect::<Vec<_>>()));
+    lab.write("data/winogrande/train_xl.jsonl", lines(&(5..9).map(sentence).collect::<Vec<_>>()));
+    lab.write(
+        "data/lambada_openai/test.jsonl",
+        lines(&[json!({"text": "balo ke mi. ke"}), json!({"text": "ra se ti"})]),
+    );
+    let page = "balo ke mi . ".repeat(60); // longer than the context
+    lab.write("data/wikitext/test.jsonl", lines(&[json!({"page": page}), json!({"page": " = ke = "})]));
+    let subject = |subject: &str, i: i64| json!({"question": format!("ke {i} "), "subject": subject, "choices": ["ba", "ke", "lo", "mi"], "answer": i % 4});
+    let subjects: Vec<Value> = (0..8).map(|i| subject(if i % 2 == 0 { "anatomy" } else { "virology" }, i)).collect();
+    lab.write("data/mmlu/test.jsonl", lines(&subjects));
+    lab.write("data/mmlu/dev.jsonl", lines(&[subject("virology", 3), subject("anatomy", 5)]));
+    lab
+}
+
+const TASKS: &str = "sciq,winogrande,lambada_openai,wikitext,mmlu_anatomy";
+
+fn eval(out: &str, more: &[&'static str]) -> Vec<&'static str> {
+    let out: &'static str = out.to_owned().leak();
+    [&["eval", "--model", "run", "--data", "data", "--json", "--dtype", "f32", "--out", out], more].concat()
+}
+
+fn samples(lab: &Lab, folder: &str, task: &str) -> Vec<Value> {
+    let bytes = lab.read(&format!("{folder}/samples_{task}.jsonl"));
+    let lines = String::from_utf8(bytes).expect("UTF-8");
+    lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Whether a text is this number. Reading JSON may change the last bit of a double.
+fn is_written(number: f64, text: &Value) -> bool {
+    let read = text.as_str().and_then(|text| text.parse::<f64>().ok());
+    read.is_some_and(|read| (read - number).abs() <= 1e-12 * number.abs())
+}
+
+#[test]
+fn results_have_the_harnesss_layout() {
+    let lab = lab();
+    let results = lab.json(&eval("out", &["--tasks", TASKS]));
+    let on_disk: Value = serde_json::from_slice(&lab.read("out/results.json")).expect("JSON");
+    assert_eq!(results, on_disk);
+    let sciq = &results["results"]["sciq"];
+    let items = samples(&lab, "out", "sciq");
+    assert_eq!((items.len(), results["n-samples"]["sciq"]["effective"].as_u64()), (12, Some(12)));
+    for (index, item) in items.iter().enumerate() {
+        assert_eq!(item["doc_id"], index);
+        assert_eq!(item["target"], "3");
+        let logs: Vec<f64> =
+            item["loglikelihoods"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
+        assert_eq!(logs.len(), 4);
+        let response = &item["filtered_resps"][3];
+        assert!(is_written(logs[3], &response[0]) && response[1] == "None", "{item}");
+        let best = (0..4).max_by(|&one, &other| logs[one].total_cmp(&logs[other])).expect("four");
+        assert_eq!(item["acc"], f64::from(u8::from(best == 3)), "{item}");
+        assert_eq!(
+            item["arguments"]["gen_args_2"]["arg_0"],
+            format!("balo {index} é\nQuestion: ke mi {index}?\nAnswer:")
+        );
+        assert_eq!(item["arguments"]["gen_args_2"]["arg_1"], format!(" nu {index}"));
+    }
+    let mean = items.iter().filter_map(|item| item["acc"].as_f64()).sum::<f64>() / 12.0;
+    assert!((sciq["acc,none"].as_f64().expect("a number") - mean).abs() < 1e-12);
+    let stderr = (mean * (1.0 - mean) / 11.0).sqrt();
+    assert!((sciq["acc_stderr,none"].as_f64().expect("a number") - stderr).abs() < 1e-12);
+    assert_eq!(results["results"]["wikitext"]["word_perplexity_stderr,none"], "N/A");
+    assert!(results["results"]["lambada_openai"]["perplexity,none"].as_f64() > Some(1.0));
+    let blank = &samples(&lab, "out", "winogrande")[1];
+    assert_eq!(blank["arguments"]["gen_args_1"], json!({"arg_0": "balo ke 1 nu", "arg_1": " mi ra."}));
+    assert_eq!(blank["target"], "1");
+    let cloze = &samples(&lab, "out", "lambada_openai")[0];
+    assert_eq!(cloze["arguments"], json!({"gen_args_0": {"arg_0": "balo ke mi.", "arg_1": " ke"}}));
+    assert!(cloze["resps"][0][0][1] == "True" || cloze["resps"][0][0][1] == "False", "{cloze}");
+    let page = &samples(&lab, "out", "wikitext")[1];
+    assert!(is_written(page["loglikelihoods"][0].as_f64().expect("a number"), &page["filtered_resps"][0]), "{page}");
+    let subject = &samples(&lab, "out", "mmlu_anatomy")[0];
+    let context = subject["arguments"]["gen_args_0"]["arg_0"].as_str().expect("text");
+    assert!(
+        context
+            .starts_with("The following are multiple choice questions (with answers) about anatomy.\n\nke 0\nA. ba\n")
+    );
+}
+
+#[test]
+fn a_run_that_was_cut_short_goes_on_to_the_same_bits() {
+    let lab = lab();
+    lab.ok(&eval("whole", &["--tasks", TASKS, "--fewshot", "1"]));
+    let finished = lab.read("whole/finished.jsonl");
+    lab.write("cut/finished.jsonl", &finished[..finished.len() / 2]);
+    lab.ok(&eval("cut", &["--tasks", TASKS, "--fewshot", "1"]));
+    let sorted = |folder: &str| {
+        let text = String::from_utf8(lab.read(&format!("{folder}/finished.jsonl"))).expect("UTF-8");
+        text.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(sorted("cut"), sorted("whole"));
+    for task in TASKS.split(',') {
+        let name = |folder: &str| lab.read(&format!("{folder}/samples_{task}.jsonl"));
+        assert!(name("cut") == name("whole"), "{task}");
+    }
+    let refused = lab.refused(&["eval", "--model", "run", "--data", "data", "--out", "cut", "--tasks", "sciq"]);
+    assert!(refused.contains("dtype: f32 there, bf16 now"), "{refused}");
+}
+
+#[test]
+fn two_models_are_compared_on_the_same_documents() {
+    let lab = lab();
+    lab.ok(&eval("one", &["--tasks", "sciq,mmlu_anatomy,mmlu_virology"]));
+    let early: &'static str = format!("run/checkpoints/step-{:08}", crate::support::STEPS - 5).leak();
+    let mut other = eval("other", &["--tasks", "sciq"]);
+    other[2] = early;
+    lab.ok(&other);
+    let page = lab.ok(&["compare", "one", "other", "--html", "page.html"]);
+    assert!(page.contains("| AMD-Llama-135m * |") && page.contains("76.10 ± 2.65"), "{page}");
+    assert!(page.contains("| sciq | run |") && page.contains("| 12 |"), "{page}");
+    let html = String::from_utf8(lab.read("page.html")).expect("UTF-8");
+    assert!(html.starts_with("<!doctype html>") && html.contains("AMD-Llama-135m") && !html.contains("http"), "{html}");
+    let alone = lab.ok(&["compare", "one", "--no-published"]);
+    assert!(!alone.contains("AMD") && !alone.contains("Differences"), "{alone}");
+}
+
+#[test]
+fn a_users_task_needs_no_program() {
+    let lab = lab();
+    lab.write(
+        "mine.yaml",
+        "include: sciq.yaml\ntask: mine\ndoc_to_text: \"{{question}} =\"\ndoc_to_choice: \"{{[correct_answer, distractor1]}}\"\n\
+         doc_to_target: 0\nmetric_list:\n  - metric: acc_norm\n",
+    );
+    let results =
+        lab.json(&eval("out", &["--tasks", "mine", "--task-file", "mine.yaml", "--limit", "3", "--fewshot", "2"]));
+    assert_eq!(results["n-samples"]["mine"], json!({"original": 12, "effective": 3}));
+    assert!(results["results"]["mine"]["acc_norm,none"].is_f64());
+    let context =
+        samples(&lab, "out", "mine")[0]["arguments"]["gen_args_0"]["arg_0"].as_str().expect("text").to_owned();
+    assert_eq!((context.matches(" = balo\n\n").count(), context.ends_with("ke mi 0? =")), (2, true), "{context}");
+}
+
+#[test]
+fn wrong_wishes_are_refused_in_a_sentence() {
+    let lab = lab();
+    let refused =
+        |tasks: &'static str, more: &[&'static str]| lab.refused(&[&eval("out", &["--tasks", tasks]), more].concat());
+    let unknown = refused("gsm8k", &[]);
+    assert!(unknown.contains("gsm8k: there is no such task") && unknown.contains("winogrande"), "{unknown}");
+    assert!(refused("scqi", &[]).contains("did you mean sciq?"));
+    assert!(refused("piqa", &[]).contains("no file for the split `validation`"));
+    lab.write("data/piqa/validation.jsonl", "{\"goal\": \"ke\", \"sol1\": \"a\", \"label\": 0}\n");
+    assert!(refused("piqa", &[]).contains("needs the column `sol2`"));
+    lab.write("data/piqa/validation.jsonl", "{\"goal\": \"ke\", \n");
+    assert!(refused("piqa", &[]).contains("line 1: not a JSON object"));
+    std::fs::remove_file(lab.path("data/piqa/validation.jsonl")).expect("it is there");
+    lab.write("data/piqa/validation.jsonl.gz", [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 9]);
+    assert!(refused("piqa", &[]).contains("cannot be unpacked"));
+    let choices = json!({"text": ["ba", "ke"], "label": ["A", "B"]});
+    lab.write(
+        "data/arc_easy/test.jsonl",
+        format!("{}\n", json!({"question": "ke", "choices": choices, "answerKey": "B"})),
+    );
+    assert!(refused("arc_easy", &["--fewshot", "1"]).contains("no file for the split `train`"));
+    lab.write("bad.yaml", "task: x\ndoc_to_txt: y\n");
+    assert!(refused("sciq", &["--task-file", "bad.yaml"]).contains("did you mean `doc_to_text`?"));
+    assert!(lab.refused(&["compare", "data"]).contains("no results.json"));
+}
