@@ -13,9 +13,9 @@
 //!
 //! # The form
 //! Panels of sixteen outputs ([`form`]), each one stream of memory: a product of few rows reads every byte once, straight
-//! ahead. A tile is up to [`MR`] rows of a strip of two panels ([`vnni`]). With few rows that is bound by memory. With
-//! many it is bound by arithmetic: of ten operations of the multiplying ports eight are `vpdpbusd`, one scales and one
-//! sums, so that 80 % of the peak of `vpdpbusd` is what can be had.
+//! ahead. A tile is up to [`MR`] rows of a panel ([`vnni`]). With few rows that is bound by memory. With many it is bound
+//! by arithmetic: of ten operations of the multiplying ports eight are `vpdpbusd`, one scales and one sums, so that 80 %
+//! of the peak of `vpdpbusd` is what can be had.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -36,11 +36,9 @@ use backend::{EncodedRows, Encoding};
 use form::{BLOCK, Form, LANES};
 use std::ops::Range;
 
-/// Panels of a strip: what a tile is wide.
-const STRIP: usize = 2;
-/// Bytes of rounded activations that a task works on, beside the strip of weights in an L2 of 1 MiB.
+/// Bytes of rounded activations that a task works on, beside the panel of weights in an L2 of 1 MiB.
 const LEFT_BYTES: usize = 384 << 10;
-/// Rows up to which a task is a run of strips, read once from memory, and rows are not split.
+/// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 16;
 
 /// A right operand in blocks: parts of outputs one after the other, each in its own encoding, all `k` long.
@@ -58,8 +56,8 @@ pub(crate) struct Blocks {
 struct Part {
     form: Form,
     outputs: Range<usize>,
-    /// Strips of the parts before.
-    first_strip: usize,
+    /// Panels of the parts before.
+    first_panel: usize,
     /// Where its panels begin, in bytes.
     start: usize,
 }
@@ -68,16 +66,12 @@ impl Part {
     fn panels(&self) -> usize {
         self.outputs.len().div_ceil(LANES)
     }
-
-    fn strips(&self) -> usize {
-        self.panels().div_ceil(STRIP)
-    }
 }
 
-/// [`STRIP`] panels of a part, or the one that is left at its end.
-struct Strip<'a> {
+/// Sixteen outputs of a part, or those that are left at its end.
+struct Panel<'a> {
     form: Form,
-    panels: &'a [u8],
+    bytes: &'a [u8],
     outputs: Range<usize>,
 }
 
@@ -91,11 +85,11 @@ impl Blocks {
     pub(crate) fn pack(pool: &Pool, slabs: &Slabs, parts: &[EncodedRows<'_>], k: usize) -> Option<Self> {
         assert!(k.is_multiple_of(BLOCK), "rows of {k} are not whole blocks");
         let blocks = k / BLOCK;
-        let (mut own, mut n, mut strips, mut bytes) = (Vec::with_capacity(parts.len()), 0, 0, 0usize);
+        let (mut own, mut n, mut panels, mut bytes) = (Vec::with_capacity(parts.len()), 0, 0, 0usize);
         for part in parts {
             let Some(form) = Form::of(part.encoding) else { unreachable!("{:?} has no blocks", part.encoding) };
-            let made = Part { form, outputs: n..n + part.rows, first_strip: strips, start: bytes };
-            (n, strips) = (made.outputs.end, strips + made.strips());
+            let made = Part { form, outputs: n..n + part.rows, first_panel: panels, start: bytes };
+            (n, panels) = (made.outputs.end, panels + made.panels());
             bytes = bytes.checked_add(made.panels().checked_mul(form.panel_bytes(blocks))?)?;
             own.push(made);
         }
@@ -120,22 +114,20 @@ impl Blocks {
         self.words.bytes()
     }
 
-    fn strips(&self) -> usize {
-        self.parts.last().map_or(0, |part| part.first_strip + part.strips())
+    fn panels(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.first_panel + part.panels())
     }
 
-    /// Panels `panels` of a part.
-    fn panels(&self, part: &Part, panels: Range<usize>) -> &[u8] {
+    fn panel(&self, index: usize) -> Panel<'_> {
+        let part = &self.parts[self.parts.partition_point(|part| part.first_panel <= index) - 1];
+        let within = index - part.first_panel;
         let bytes = part.form.panel_bytes(self.blocks);
-        &bytemuck::cast_slice(&self.words)[part.start + panels.start * bytes..part.start + panels.end * bytes]
-    }
-
-    fn strip(&self, index: usize) -> Strip<'_> {
-        let part = &self.parts[self.parts.partition_point(|part| part.first_strip <= index) - 1];
-        let first = (index - part.first_strip) * STRIP;
-        let panels = first..part.panels().min(first + STRIP);
-        let outputs = part.outputs.start + first * LANES..part.outputs.end.min(part.outputs.start + panels.end * LANES);
-        Strip { form: part.form, panels: self.panels(part, panels), outputs }
+        let first = part.outputs.start + within * LANES;
+        Panel {
+            form: part.form,
+            bytes: &bytemuck::cast_slice(&self.words)[part.start + within * bytes..][..bytes],
+            outputs: first..part.outputs.end.min(first + LANES),
+        }
     }
 
     /// Row `row` of the `n`, decoded: the bits that [`formats::quant::decode`] gives.
@@ -143,8 +135,8 @@ impl Blocks {
         assert!(row < self.n, "row {row} of {}", self.n);
         let part = &self.parts[self.parts.partition_point(|part| part.outputs.end <= row)];
         let within = row - part.outputs.start;
-        let panel = self.panels(part, within / LANES..within / LANES + 1);
-        pack::unpack_row(part.form, panel, within % LANES, out);
+        let panel = self.panel(part.first_panel + within / LANES);
+        pack::unpack_row(panel.form, panel.bytes, within % LANES, out);
     }
 }
 
@@ -198,23 +190,23 @@ pub(crate) fn quant_gemm(
     let rounded: &mut [Rounded] = bytemuck::cast_slice_mut(lease.words());
     activations::round(pool, level, rounded, x, rows, w.blocks);
     let job = Job { kernel: Kernel::of(level), out: Disjoint::new(out), onto, rounded, w, rows };
-    let (row_blocks, strip_blocks) = grid(pool.threads(), rows, w);
-    pool.run(row_blocks * strip_blocks, &|task| {
-        // Neighbours in time share the rows of A of a task and so the strips of B in the shared cache.
-        let tiles = share(task / strip_blocks, row_blocks, rows.div_ceil(tile_rows(rows)));
-        let strips = share(task % strip_blocks, strip_blocks, w.strips());
-        job.task(tiles, strips);
+    let (row_blocks, panel_blocks) = grid(pool.threads(), rows, w);
+    pool.run(row_blocks * panel_blocks, &|task| {
+        // Neighbours in time share the rows of A of a task and so the panels of B in the shared cache.
+        let tiles = share(task / panel_blocks, row_blocks, rows.div_ceil(tile_rows(rows)));
+        let panels = share(task % panel_blocks, panel_blocks, w.panels());
+        job.task(tiles, panels);
     });
 }
 
-/// How C is cut into tasks, over rows and over strips. It decides nothing but speed.
+/// How C is cut into tasks, over rows and over panels. It decides nothing but speed.
 fn grid(threads: usize, rows: usize, w: &Blocks) -> (usize, usize) {
     let row_bytes = w.blocks * size_of::<Rounded>();
     let row_blocks =
         if rows <= FEW_ROWS { 1 } else { (rows * row_bytes).div_ceil(LEFT_BYTES).min(rows.div_ceil(MR)).max(1) };
     // Four tasks a thread: the threads of a busy machine do not finish at the same time.
     let wanted = if threads == 1 { 1 } else { threads * 4 };
-    (row_blocks, wanted.div_ceil(row_blocks).min(w.strips()).max(1))
+    (row_blocks, wanted.div_ceil(row_blocks).min(w.panels()).max(1))
 }
 
 /// A product under way.
@@ -228,30 +220,30 @@ struct Job<'a> {
     rows: usize,
 }
 
-/// Some rows of a strip.
+/// Some rows of a panel.
 struct Tile<'a> {
     form: Form,
-    /// One or [`STRIP`] panels of weights ([`form`]).
-    panels: &'a [u8],
+    /// Weights ([`form`]).
+    panel: &'a [u8],
     /// Whether the weights come from memory: then they are fetched ahead.
-    fetch: bool,
+    stream: bool,
     /// `[block][height]`.
     left: &'a [Rounded],
     blocks: usize,
     /// 1..=[`MR`].
     height: usize,
-    /// 1..=[`STRIP`] · [`LANES`].
+    /// 1..=[`LANES`].
     width: usize,
     /// What is added to the sums in the end: the first float and the distance of rows.
     residual: Option<(*const f32, usize)>,
 }
 
 impl Job<'_> {
-    /// Computes the outputs `tiles × strips`.
-    fn task(&self, tiles: Range<usize>, strips: Range<usize>) {
+    /// Computes the outputs `tiles × panels`.
+    fn task(&self, tiles: Range<usize>, panels: Range<usize>) {
         let (n, blocks, tile_rows) = (self.w.n, self.w.blocks, tile_rows(self.rows));
-        for strip in strips {
-            let Strip { form, panels, outputs } = self.w.strip(strip);
+        for panel in panels {
+            let Panel { form, bytes: panel, outputs } = self.w.panel(panel);
             for tile in tiles.clone() {
                 let row = tile * tile_rows;
                 let (height, width) = (tile_rows.min(self.rows - row), outputs.len());
@@ -264,9 +256,9 @@ impl Job<'_> {
                     Onto::ItselfAsResidual => Some((own.0.cast_const(), n)),
                     Onto::Nothing | Onto::Itself => None,
                 };
-                // The first rows bring the strip into the cache, where many others find it.
-                let fetch = self.rows <= FEW_ROWS && tile == tiles.start;
-                let tile = Tile { form, panels, fetch, left, blocks, height, width, residual };
+                // The first rows bring the panel into the cache, where the others find it.
+                let stream = self.rows <= FEW_ROWS && tile == tiles.start;
+                let tile = Tile { form, panel, stream, left, blocks, height, width, residual };
                 // SAFETY: tiles of different tasks are different outputs; `out` holds `height` rows of `width` floats at
                 // the distance of `n`, as just asserted, and so does `residual`, which is as long.
                 unsafe { tile.compute(self.kernel, own) };
@@ -276,20 +268,12 @@ impl Job<'_> {
 }
 
 impl Tile<'_> {
-    /// Panel `j` of the strip; the first one again where there is no second.
-    fn panel(&self, j: usize) -> &[u8] {
-        let bytes = self.form.panel_bytes(self.blocks);
-        let at = if self.width > j * LANES { j * bytes } else { 0 };
-        &self.panels[at..at + bytes]
-    }
-
     /// # Safety
     /// [`Tile::residual`] and `out` reach `height` rows of `width` floats, which no other thread writes; the processor has
     /// the kernel's instructions.
     unsafe fn compute(&self, kernel: Kernel, out: (*mut f32, usize)) {
         assert!(self.left.len() == self.blocks * self.height && (1..=MR).contains(&self.height));
-        assert!((1..=STRIP * LANES).contains(&self.width));
-        assert!(self.panels.len() == self.width.div_ceil(LANES) * self.form.panel_bytes(self.blocks));
+        assert!((1..=LANES).contains(&self.width) && self.panel.len() == self.form.panel_bytes(self.blocks));
         // SAFETY: as the caller promises.
         unsafe {
             match kernel {

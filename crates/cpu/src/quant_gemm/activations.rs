@@ -10,8 +10,8 @@ use crate::pool::Disjoint;
 use crate::simd::{LANES, ROUNDER, Simd, at_every_level};
 use crate::split::over_items;
 
-/// Most rows of a tile, of which the [`Rounded`] blocks at one place of k lie together: 6 rows × 2 panels of integer sums
-/// and as many in f32 are 24 of 32 registers.
+/// Most rows of a tile, of which the [`Rounded`] blocks at one place of k lie together. Twelve are no faster
+/// (`vnni.rs`).
 pub(super) const MR: usize = 6;
 
 /// Rows of the tiles that `rows` rows are cut into: as equal as can be, for a tile of one row costs nearly that of two.

@@ -39,14 +39,12 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
 unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize)) {
     let form = const { Form { bits: BITS, scales: Scales::ALL[SCALES as usize] } };
     assert!(tile.form == form && column < tile.width);
-    // The place among the outputs of the strip, and in a panel.
-    let (output, column, panel) = (column, column % LANES, tile.panel(column / LANES));
     let mut sums = [_mm256_setzero_ps(); MR];
     for (block, left) in tile.left.chunks_exact(tile.height).enumerate() {
         let (unit, i) = form.unit(block);
         // SAFETY: the panel has `blocks` blocks in whole units.
         let (codes, scale, minimum) = unsafe {
-            let unit = panel.as_ptr().add(unit);
+            let unit = tile.panel.as_ptr().add(unit);
             let lines = unit.add(form.scale_bytes() + i * form.code_bytes() + 4 * column);
             let (scale, minimum) = scales_of(form.scales, unit, i, column);
             (unpack::<BITS>(lines), scale, minimum)
@@ -56,7 +54,7 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: 
         }
     }
     // SAFETY: as the caller promises.
-    unsafe { finish(tile, output, out, &sums) };
+    unsafe { finish(tile, column, out, &sums) };
 }
 
 /// One row's products with a block.

@@ -3,15 +3,15 @@
 //! On x86-64 the loops are compiled a second time for processors with a fused multiply-add: without it each step is a call
 //! of the C library.
 
+use super::Tile;
 use super::activations::MR;
 use super::form::{BlockScales, LANES, Scales};
 use super::pack::{codes, scales};
-use super::{STRIP, Tile};
 
 /// # Safety
 /// As [`Tile::compute`].
 pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
-    let mut sums = [[0.0f32; STRIP * LANES]; MR];
+    let mut sums = [[0.0f32; LANES]; MR];
     add_products(&mut sums, tile);
     for (i, sums) in sums[..tile.height].iter().enumerate() {
         for (j, &sum) in sums[..tile.width].iter().enumerate() {
@@ -24,11 +24,11 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
     }
 }
 
-fn add_products(sums: &mut [[f32; STRIP * LANES]; MR], tile: &Tile<'_>) {
+fn add_products(sums: &mut [[f32; LANES]; MR], tile: &Tile<'_>) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("fma") {
         #[target_feature(enable = "fma")]
-        fn fused(sums: &mut [[f32; STRIP * LANES]; MR], tile: &Tile<'_>) {
+        fn fused(sums: &mut [[f32; LANES]; MR], tile: &Tile<'_>) {
             loops(sums, tile);
         }
         // SAFETY: the instruction was just seen.
@@ -38,13 +38,12 @@ fn add_products(sums: &mut [[f32; STRIP * LANES]; MR], tile: &Tile<'_>) {
 }
 
 #[inline(always)]
-fn loops(sums: &mut [[f32; STRIP * LANES]; MR], tile: &Tile<'_>) {
+fn loops(sums: &mut [[f32; LANES]; MR], tile: &Tile<'_>) {
     let offset = i32::from(tile.form.offset());
     for (block, left) in tile.left.chunks_exact(tile.height).enumerate() {
         for output in 0..tile.width {
-            let (panel, lane) = (tile.panel(output / LANES), output % LANES);
-            let codes = codes(tile.form, panel, block, lane);
-            let BlockScales { scale, minimum } = scales(tile.form, panel, block, lane);
+            let codes = codes(tile.form, tile.panel, block, output);
+            let BlockScales { scale, minimum } = scales(tile.form, tile.panel, block, output);
             for (sums, x) in sums.iter_mut().zip(left) {
                 let dot = |range: std::ops::Range<usize>| -> i32 {
                     range.map(|k| (i32::from(codes[k]) - offset) * i32::from(x.q[k])).sum()

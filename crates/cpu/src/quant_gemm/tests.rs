@@ -190,8 +190,8 @@ fn rows_do_not_depend_on_their_number_nor_on_threads() {
 fn rows_are_cut_into_tasks_where_they_are_many() {
     let case = Case::new(&[(1, 64)], 256);
     let (threads, rows) = (2, 3000);
-    let (row_blocks, strip_blocks) = grid(threads, rows, &case.packed);
-    assert!(row_blocks > 1 && strip_blocks > 1, "{row_blocks} × {strip_blocks}");
+    let (row_blocks, panel_blocks) = grid(threads, rows, &case.packed);
+    assert!(row_blocks > 1 && panel_blocks > 1, "{row_blocks} × {panel_blocks}");
     let x = floats(6, rows * case.k);
     let level = crate::detect();
     let run = |rows: Range<usize>, threads: usize| {

@@ -1,15 +1,26 @@
-//! Tiles of up to six rows × two panels by `vpdpbusd`: 6 × 2 integer sums and as many in f32 are 24 registers.
+//! Tiles of up to six rows of a panel by `vpdpbusd`.
 //!
-//! The loop goes over the words of a block; each brings two registers of codes and a broadcast of four activations a row,
-//! which serves both panels. That matters, for a load of 64 bytes takes as long as a `vpdpbusd`. Measured on Zen 4 (one
-//! 512-bit operation of each kind a cycle), cycles for a row, a panel and a block of Q8_0, of which the arithmetic needs
-//! 10: 10.2; with one panel and eight rows 12.0, with a block's codes of two panels in registers and four rows 11.0.
+//! The loop goes over the words of a block; each brings a register of codes, which serves all rows, and an activation
+//! word a row, broadcast by the `vpdpbusd` itself. Measured on Zen 4 (one 512-bit operation of each kind a cycle), in
+//! 10⁹ operations a second of one core, of 512 rows by Q8_0 and Q4_0: 320 and 333; the same with two panels at a time 316
+//! and 308, with twelve rows 284 and 264. And a second panel would be a second stream of memory: of one the core reads 34
+//! GB/s, of two that are a few kilobytes long 22.
 #![allow(clippy::needless_range_loop, reason = "the indices are registers")]
 
+use super::Tile;
 use super::activations::{MR, Rounded};
 use super::form::{Form, LANES, LINE, Scales};
-use super::{STRIP, Tile};
 use std::arch::x86_64::*;
+
+/// Bytes ahead that the lines of a panel are fetched where it comes from memory: for one row into the first cache, for
+/// more into the second, which waits for more lines at a time, and from there into the first.
+///
+/// The processor follows one stream by itself while the arithmetic is short (one core of Zen 4, Q8_0, 768 long: 28 GB/s,
+/// and 24 with a fetch); but between the multiplications of more rows it does not look far enough (2048 long, six rows: 15
+/// GB/s, and 26). Every line counts: with the scales left out, four rows of Q4_0 read 14 GB/s instead of 22.
+const AHEAD_OF_ONE_ROW: usize = 4096;
+const FAR_AHEAD: usize = 32 << 10;
+const NEAR_AHEAD: usize = 768;
 
 /// # Safety
 /// As [`Tile::compute`]; the processor has AVX-512 F, BW, DQ, VL and VNNI.
@@ -43,28 +54,26 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
     }
 }
 
-// Loops over the rows of a tile and the panels of a strip. They are macros, not closures: those were not all inlined, and
-// the arrays of registers went through memory (12.5 cycles instead of 10.2).
+// Loops over the rows of a tile. They are macros, not closures: those were not all inlined, and the arrays of registers
+// went through memory, a fifth slower.
 
 /// Starts a row's integer sums at a number of its activations: the offset of the codes, times their sum.
 macro_rules! start {
     ($dots:ident, $left:ident, $field:ident[$index:expr]) => {
-        for (row, dots) in $dots.iter_mut().enumerate() {
-            *dots = [_mm512_set1_epi32((*$left.add(row)).$field[$index]); STRIP];
+        for row in 0..H {
+            $dots[row] = _mm512_set1_epi32((*$left.add(row)).$field[$index]);
         }
     };
 }
 
 /// Adds the products of some words of a block.
 macro_rules! multiply {
-    ($dots:ident, $left:ident, $panels:ident, $codes_at:ident, $words:expr) => {
+    ($dots:ident, $left:ident, $codes:ident, $words:expr) => {
         for word in $words {
-            let codes = [code::<BITS>($panels[0].add($codes_at), word), code::<BITS>($panels[1].add($codes_at), word)];
+            let code = code::<BITS>($codes, word);
             for row in 0..H {
                 let x = _mm512_set1_epi32((*$left.add(row)).q.as_ptr().cast::<i32>().add(word).read());
-                for j in 0..STRIP {
-                    $dots[row][j] = _mm512_dpbusd_epi32($dots[row][j], codes[j], x);
-                }
+                $dots[row] = _mm512_dpbusd_epi32($dots[row], code, x);
             }
         }
     };
@@ -72,13 +81,10 @@ macro_rules! multiply {
 
 /// Adds integer sums, scaled, to the tile's.
 macro_rules! add {
-    ($sums:ident, $dots:ident, $scales:ident[$half:expr], $left:ident) => {
+    ($sums:ident, $dots:ident, $scale:expr, $left:ident) => {
         for row in 0..H {
-            let d = _mm512_set1_ps((*$left.add(row)).scale);
-            for j in 0..STRIP {
-                let scale = _mm512_mul_ps($scales[j].0[$half], d);
-                $sums[row][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps($dots[row][j]), scale, $sums[row][j]);
-            }
+            let scale = _mm512_mul_ps($scale, _mm512_set1_ps((*$left.add(row)).scale));
+            $sums[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps($dots[row]), scale, $sums[row]);
         }
     };
 }
@@ -87,49 +93,44 @@ macro_rules! add {
 unsafe fn tile_of<const BITS: usize, const SCALES: u8, const H: usize>(tile: &Tile<'_>, out: (*mut f32, usize)) {
     let form = const { Form { bits: BITS, scales: Scales::ALL[SCALES as usize] } };
     assert!(tile.form == form && tile.height == H && tile.left.len() == tile.blocks * H);
-    // A strip of one panel is computed twice and stored once; a part has one such strip at most.
-    let panels: [*const u8; STRIP] = std::array::from_fn(|j| tile.panel(j).as_ptr());
-    let ahead = STRIP * tile.panel(0).len();
-    let mut left = tile.left.as_ptr();
-    let mut sums = [[_mm512_setzero_ps(); STRIP]; H];
+    let (panel, mut left) = (tile.panel.as_ptr(), tile.left.as_ptr());
+    let mut sums = [_mm512_setzero_ps(); H];
     for block in 0..tile.blocks {
-        let (unit, i) = form.unit(block);
-        let codes_at = unit + form.scale_bytes() + i * form.code_bytes();
-        let mut dots = [[_mm512_setzero_si512(); STRIP]; H];
-        let mut scales = [([_mm512_setzero_ps(); 2], None); STRIP];
-        // SAFETY: a panel has `blocks` blocks in whole units, and `left` H activation blocks for each of them. What is
-        // only fetched need not be there.
+        let (unit_at, i) = form.unit(block);
+        let codes_at = unit_at + form.scale_bytes() + i * form.code_bytes();
+        let mut dots = [_mm512_setzero_si512(); H];
+        // SAFETY: a panel has `blocks` blocks in whole units, and `left` H activation blocks for each of them.
         unsafe {
-            if tile.fetch {
-                fetch::<BITS>(panels, codes_at + ahead);
+            let (unit, codes) = (panel.add(unit_at), panel.add(codes_at));
+            if tile.stream {
+                // The first block of a unit brings the scales of all.
+                let from = if i == 0 { unit_at } else { codes_at };
+                fetch::<H>(panel.wrapping_add(from), codes_at + form.code_bytes() - from);
             }
-            if let Scales::Halves = form.scales {
+            let minimum = if let Scales::Halves = form.scales {
                 start!(dots, left, half_start[0]);
-                multiply!(dots, left, panels, codes_at, 0..4);
+                multiply!(dots, left, codes, 0..4);
                 // Behind the products, when registers are free.
-                for j in 0..STRIP {
-                    scales[j] = scales_of(form.scales, panels[j].add(unit), i);
-                }
+                let (scales, minimum) = scales_of(form.scales, unit, i);
                 add!(sums, dots, scales[0], left);
                 start!(dots, left, half_start[1]);
-                multiply!(dots, left, panels, codes_at, 4..8);
+                multiply!(dots, left, codes, 4..8);
                 add!(sums, dots, scales[1], left);
+                minimum
             } else {
                 if let Scales::Offset = form.scales {
                     start!(dots, left, start[Rounded::index_of_start(BITS)]);
                 }
                 // Words of one line stand together.
-                multiply!(dots, left, panels, codes_at, [0, 4, 1, 5, 2, 6, 3, 7]);
-                for j in 0..STRIP {
-                    scales[j] = scales_of(form.scales, panels[j].add(unit), i);
-                }
+                multiply!(dots, left, codes, [0, 4, 1, 5, 2, 6, 3, 7]);
+                let (scales, minimum) = scales_of(form.scales, unit, i);
                 add!(sums, dots, scales[0], left);
-            }
-            for j in 0..STRIP {
-                let Some(minimum) = scales[j].1 else { continue };
+                minimum
+            };
+            if let Some(minimum) = minimum {
                 for row in 0..H {
                     let sum = _mm512_set1_ps((*left.add(row)).sum);
-                    sums[row][j] = _mm512_fmadd_ps(minimum, sum, sums[row][j]);
+                    sums[row] = _mm512_fmadd_ps(minimum, sum, sums[row]);
                 }
             }
             left = left.add(H);
@@ -139,14 +140,16 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8, const H: usize>(tile: &Ti
     unsafe { finish(tile, out, sums) };
 }
 
-/// Asks for the codes of a block of the next strip: the panels of a strip are two streams of a few kilobytes each, too
-/// short for the processor to follow by itself.
+/// Asks for the lines that follow the `bytes` at `panel` by some way. What is there need not be anyone's.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn fetch<const BITS: usize>(panels: [*const u8; STRIP], codes_at: usize) {
-    for panel in panels {
-        for line in 0..BITS {
-            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(codes_at + line * LINE).cast());
+fn fetch<const H: usize>(panel: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(LINE) {
+        if H == 1 {
+            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(line + AHEAD_OF_ONE_ROW).cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(panel.wrapping_add(line + FAR_AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(line + NEAR_AHEAD).cast());
         }
     }
 }
@@ -224,19 +227,15 @@ unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize) -> ([__m512; 2], 
 /// As [`Tile::compute`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn finish<const H: usize>(tile: &Tile<'_>, out: (*mut f32, usize), sums: [[__m512; STRIP]; H]) {
-    for (i, sums) in sums.into_iter().enumerate() {
-        for (j, mut sum) in sums.into_iter().enumerate() {
-            let lanes = u32::MAX >> (32 - tile.width);
-            let lanes = (lanes >> (j * LANES)) as u16;
-            // SAFETY: as the caller promises; lanes outside the width are not touched.
-            unsafe {
-                if let Some((residual, ld)) = tile.residual {
-                    let residual = residual.wrapping_add(i * ld + j * LANES);
-                    sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, residual), sum);
-                }
-                _mm512_mask_storeu_ps(out.0.wrapping_add(i * out.1 + j * LANES), lanes, sum);
+unsafe fn finish<const H: usize>(tile: &Tile<'_>, out: (*mut f32, usize), sums: [__m512; H]) {
+    let lanes = u16::MAX >> (LANES - tile.width);
+    for (i, mut sum) in sums.into_iter().enumerate() {
+        // SAFETY: as the caller promises; lanes outside the width are not touched.
+        unsafe {
+            if let Some((residual, ld)) = tile.residual {
+                sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, residual.wrapping_add(i * ld)), sum);
             }
+            _mm512_mask_storeu_ps(out.0.wrapping_add(i * out.1), lanes, sum);
         }
     }
 }
