@@ -1,10 +1,12 @@
 //! A few threads that do the parts of one job together and wait for it, at about a microsecond a hand-over.
 //!
-//! The caller works too. A job is published as one word, `epoch << 32 | parts not yet taken`; whoever lowers the count
-//! owns a part, so a thread that sleeps through a job costs the job nothing. Idle threads spin for a few tens of
+//! The caller works too. A job is published as one word, [`Ticket`], which counts the parts not yet taken; whoever lowers
+//! a count owns a part, so a thread that sleeps through a job costs the job nothing. Idle threads spin for a few tens of
 //! microseconds (decode hands over a hundred times per token), then sleep until the next job.
 //!
-//! Which thread does which part is chance. No result may depend on it: parts are disjoint outputs, never parts of a sum.
+//! The parts are two halves. Each thread begins with its own and helps with the other, so that it meets the weights and
+//! activations again that it has in its caches, which matters most where the cores have a last cache each. Who does which
+//! part is chance all the same. No result may depend on it: parts are disjoint outputs, never parts of a sum.
 
 use crate::CpuError;
 use std::any::Any;
@@ -35,7 +37,7 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// `epoch << 32 | parts not yet taken`.
+    /// The present [`Ticket`].
     ticket: AtomicU64,
     /// The job of the present epoch; it lives on the stack of [`Pool::run`] and is valid while a part of it is not done.
     job: AtomicPtr<Job<'static>>,
@@ -46,6 +48,40 @@ struct Shared {
     stop: AtomicBool,
     bed: Mutex<()>,
     wake: Condvar,
+}
+
+/// `epoch << 48 | parts left in the second half << 24 | parts left in the first half`. The epoch tells a new job from one
+/// of the same size; two tickets that are equal stand for the same choice of parts, however much later.
+#[derive(Clone, Copy)]
+struct Ticket(u64);
+
+impl Ticket {
+    /// Bits of a count.
+    const BITS: u32 = 24;
+
+    fn left(self, half: usize) -> usize {
+        (self.0 >> (half as u32 * Self::BITS)) as usize & ((1 << Self::BITS) - 1)
+    }
+
+    fn is_done(self) -> bool {
+        self.left(0) + self.left(1) == 0
+    }
+
+    /// The first ticket of the next job.
+    fn next(self, parts: usize) -> Self {
+        let epoch = (self.0 >> (2 * Self::BITS)).wrapping_add(1);
+        Self(epoch << (2 * Self::BITS) | ((parts - first_half(parts)) as u64) << Self::BITS | first_half(parts) as u64)
+    }
+
+    /// With a part of `half` taken, of which some are left.
+    fn taken(self, half: usize) -> Self {
+        Self(self.0 - (1 << (half as u32 * Self::BITS)))
+    }
+}
+
+/// Parts of the first half of a job.
+fn first_half(parts: usize) -> usize {
+    parts.div_ceil(2)
 }
 
 struct Job<'a> {
@@ -88,7 +124,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("cpu-{index}"));
             let worker = thread
-                .spawn(move || shared.work())
+                .spawn(move || shared.work(index % 2))
                 .map_err(|error| CpuError::Threads { threads, reason: error.to_string() })?;
             pool.workers.push(worker);
         }
@@ -107,11 +143,11 @@ impl Pool {
         if parts <= 1 || self.workers.is_empty() || INSIDE.get() {
             return (0..parts).for_each(job);
         }
-        assert!(u32::try_from(parts).is_ok(), "{parts} parts are too many for one job");
+        assert!(parts >> Ticket::BITS == 0, "{parts} parts are too many for one job");
         let turn = lock(&self.turn);
         let job = Job { work: job, parts, done: AtomicUsize::new(0), panic: Mutex::new(None) };
         self.shared.publish(&job);
-        while let Some(owned) = self.shared.take() {
+        while let Some(owned) = self.shared.take(0) {
             owned.run();
         }
         let mut spins = 0;
@@ -154,9 +190,9 @@ impl Drop for Pool {
 impl Shared {
     fn publish(&self, job: &Job<'_>) {
         self.job.store(ptr::from_ref(job).cast::<Job<'static>>().cast_mut(), Ordering::Relaxed);
-        let epoch = (self.ticket.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        let ticket = Ticket(self.ticket.load(Ordering::Relaxed)).next(job.parts);
         // Sequentially consistent, as is the sleepers' check: either they see the job, or this thread sees them.
-        self.ticket.store(epoch << 32 | job.parts as u64, Ordering::SeqCst);
+        self.ticket.store(ticket.0, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake_all();
         }
@@ -167,25 +203,24 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    /// Takes a part of the present job, if one is left.
-    fn take(&self) -> Option<Part> {
-        let mut ticket = self.ticket.load(Ordering::Acquire);
-        while ticket & u64::from(u32::MAX) > 0 {
-            match self.ticket.compare_exchange_weak(ticket, ticket - 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    let left = (ticket & u64::from(u32::MAX)) as usize;
-                    return Some(Part { job: self.job.load(Ordering::Relaxed), left });
-                }
-                Err(now) => ticket = now,
+    /// Takes a part of the present job, if one is left: of the half `own`, then of the other.
+    fn take(&self, own: usize) -> Option<Part> {
+        let mut ticket = Ticket(self.ticket.load(Ordering::Acquire));
+        while !ticket.is_done() {
+            let half = if ticket.left(own) > 0 { own } else { 1 - own };
+            let new = ticket.taken(half);
+            match self.ticket.compare_exchange_weak(ticket.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(Part { job: self.job.load(Ordering::Relaxed), half, left: ticket.left(half) }),
+                Err(now) => ticket = Ticket(now),
             }
         }
         None
     }
 
-    fn work(&self) {
+    fn work(&self, own: usize) {
         let mut spins = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            if let Some(owned) = self.take() {
+            if let Some(owned) = self.take(own) {
                 owned.run();
                 spins = 0;
             } else if spins == 0 && self.crowded.load(Ordering::Relaxed) > 0 {
@@ -206,7 +241,7 @@ impl Shared {
     fn sleep(&self) {
         let bed = lock(&self.bed);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        let nothing = self.ticket.load(Ordering::SeqCst) & u64::from(u32::MAX) == 0;
+        let nothing = Ticket(self.ticket.load(Ordering::SeqCst)).is_done();
         if nothing && !self.stop.load(Ordering::SeqCst) {
             drop(self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner));
         }
@@ -217,7 +252,8 @@ impl Shared {
 /// A part that this thread owns, and so a job that is not done.
 struct Part {
     job: *const Job<'static>,
-    /// Parts that were left when this one was taken.
+    half: usize,
+    /// Parts of the half that were left when this one was taken.
     left: usize,
 }
 
@@ -226,8 +262,9 @@ impl Part {
         // SAFETY: the part was taken and is not yet counted as done, so `Pool::run` still waits and its job is alive.
         // `take` read the pointer after it lowered the ticket that the job was published with.
         let job = unsafe { &*self.job };
+        let end = if self.half == 0 { first_half(job.parts) } else { job.parts };
         INSIDE.set(true);
-        let result = catch_unwind(AssertUnwindSafe(|| (job.work)(job.parts - self.left)));
+        let result = catch_unwind(AssertUnwindSafe(|| (job.work)(end - self.left)));
         INSIDE.set(false);
         if let Err(panic) = result {
             lock(&job.panic).get_or_insert(panic);
