@@ -95,6 +95,7 @@ fn print(plan: &Plan) -> Result<()> {
         ("activations", memory.activations),
         ("batch", memory.batch),
         ("scratch", memory.scratch),
+        ("checkpoint", memory.checkpoint),
     ] {
         output::line(format!("  {what:<14}{}", bytes(count)))?;
     }

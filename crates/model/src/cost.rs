@@ -36,6 +36,11 @@ pub fn parameters(config: &Config) -> Counts {
     }
 }
 
+/// Weights of the largest tensor of a Hugging Face folder: what is copied at a time when a model is written.
+pub fn largest_tensor(config: &Config) -> u64 {
+    tensors::all(config).iter().map(|tensor| tensor.len() as u64).max().unwrap_or(0)
+}
+
 /// Floating-point operations per token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Flops {

@@ -33,11 +33,18 @@ pub struct Memory {
     pub batch: u64,
     /// What operations borrow while they run, estimated: it is the backend's own affair.
     pub scratch: u64,
+    /// The largest tensor in f32: a checkpoint copies its tensors one after the other, on their way to the disk and back.
+    pub checkpoint: u64,
 }
 
 impl Memory {
-    /// All of it.
+    /// All of it, as it is while a checkpoint is written.
     pub const fn total(&self) -> u64 {
+        self.while_training() + self.checkpoint
+    }
+
+    /// What is held between checkpoints, by the backend.
+    pub const fn while_training(&self) -> u64 {
         self.weights + self.packed + self.gradients + self.moments + self.activations + self.batch + self.scratch
     }
 }
@@ -134,6 +141,7 @@ pub(crate) fn memory(config: &Config, batch: BatchShape, precision: Precision, d
         activations: bytes.activations,
         batch: 4 * (per_micro_row * batch.micro().rows() + batch.batch_tokens()) as u64,
         scratch: scratch(config, batch.micro().rows(), precision),
+        checkpoint: 4 * cost::largest_tensor(config),
     }
 }
 
@@ -260,7 +268,7 @@ mod tests {
             let wide = ["model.width=128", "model.ffn_width=256", "model.vocab=4096", "train.micro_batch=4", precision];
             let cpu = cpu::Cpu::new(2, None).unwrap();
             let plan = plan(&cpu, &testing::recipe(&wide), 64, true).unwrap();
-            let (planned, found) = (plan.memory.total() as f64, plan.probe.unwrap().allocated_bytes as f64);
+            let (planned, found) = (plan.memory.while_training() as f64, plan.probe.unwrap().allocated_bytes as f64);
             assert!(
                 (planned / found - 1.0).abs() < 0.05,
                 "{precision}: planned {planned}, found {found}: {:?}",
@@ -288,6 +296,8 @@ mod tests {
         let plan = plan(&cpu::Cpu::new(1, None).unwrap(), &testing::recipe(&overrides), 32_000, false).unwrap();
         assert_eq!(plan.parameters.total(), 134_105_856);
         assert_eq!(plan.tokens, 671_088_640_000);
+        assert_eq!(plan.memory.checkpoint, 4 * 32_000 * 768);
+        assert_eq!(plan.memory.total() - plan.memory.while_training(), plan.memory.checkpoint);
         assert_eq!(plan.disk.checkpoint, 12 * 134_105_856);
         assert_eq!(plan.disk.most, plan.disk.checkpoint * (2 + 16 + 1));
         assert_eq!(plan.probe, None);
