@@ -171,3 +171,46 @@ fn same_recipe(folder: &Path, before: &Value, now: &Value, allow_other_bits: boo
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Session, World};
+    use backend::Description;
+
+    /// Another split of a batch at level `amx`: only where tiles of 32 rows end with a sequence does it leave the bits.
+    #[test]
+    fn tiles_keep_their_micro_batch_unless_a_sequence_is_whole_tiles() {
+        let world = World::new();
+        let accepted = |level: &str, sets: &[&str], micro_batch: &str| {
+            let state = |sets: &[&str]| {
+                let backend = Description { name: "cpu".into(), level: level.into(), threads: 1 };
+                State::new(&testing::recipe(sets), "data".into(), "tokenizer".into(), backend)
+            };
+            let present = state(&[sets, &[micro_batch]].concat());
+            match compare(&world.path("run/checkpoints/latest"), &state(sets), &present, false) {
+                Ok(()) => true,
+                Err(TrainError::OtherBits { what, before, now, .. }) => {
+                    assert_eq!((what.as_str(), before.as_str(), now.as_str()), (state::MICRO_BATCH, "2", "1"));
+                    assert!(compare(&world.path("run/checkpoints/latest"), &state(sets), &present, true).is_ok());
+                    false
+                }
+                Err(other) => panic!("{other}"),
+            }
+        };
+        world.train("run", &[], &Session::FRESH, Some(1)).unwrap();
+        let (same, other) = ("train.micro_batch=2", "train.micro_batch=1");
+        let bf16 = "train.precision=bf16";
+        assert!(!accepted("amx", &[bf16], other), "a sequence of 16 is half a tile");
+        assert!(accepted("amx", &[bf16], same));
+        assert!(accepted("amx", &["train.precision=f32"], other), "f32 is not multiplied by tiles");
+        assert!(accepted("avx512bf16", &[bf16], other));
+        assert!(accepted("amx", &[bf16, "train.sequence=32"], other));
+        assert!(accepted("amx", &[bf16, "train.sequence=0"], other), "the context is 32");
+
+        let longer = ["model.context=40", bf16, "train.sequence=0", "train.batch_tokens=80"];
+        file::remove_dir_all(&world.path("run")).unwrap();
+        world.train("run", &longer, &Session::FRESH, Some(1)).unwrap();
+        assert!(!accepted("amx", &longer, other), "a sequence is a context of 40");
+    }
+}
