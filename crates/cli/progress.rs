@@ -251,6 +251,44 @@ impl TrainView {
     }
 }
 
+/// The scoring of a text.
+pub(crate) struct ScoreProgress {
+    bar: Option<ProgressBar>,
+    line: Line,
+    started: Instant,
+    tokens: usize,
+}
+
+impl ScoreProgress {
+    /// Before the first of `tokens` predictions. Where there is no terminal, what takes no longer than a line's turn
+    /// says nothing.
+    pub(crate) fn new(tokens: usize) -> Self {
+        let now = Instant::now();
+        Self { bar: bar("  score {bar:24} {msg}"), line: Line { last: Some(now) }, started: now, tokens }
+    }
+
+    /// Shows that `done` tokens are predicted.
+    pub(crate) fn update(&mut self, done: usize) {
+        let pace = self.started.elapsed().as_secs_f64() / done.max(1) as f64;
+        let left = duration(pace * self.tokens.saturating_sub(done) as f64);
+        let message = format!("{done} of {} tokens, {:.0} tokens/s, {left} left", self.tokens, 1.0 / pace.max(1e-9));
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.tokens as u64);
+            bar.set_position(done as u64);
+            bar.set_message(message);
+        } else if self.line.due() {
+            output::note(format!("  score: {message}"));
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

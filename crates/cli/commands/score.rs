@@ -3,17 +3,19 @@
 use crate::inputs::{self, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
+use crate::progress::ScoreProgress;
 use anyhow::{Result, bail};
 use clap::Args;
 use formats::file;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Log-probability of each token of a text, nats per token, bits per byte
+/// Log-probability of each token of a text, perplexity, bits per byte
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   slm score --model runs/tiny --text README.md
+  slm score --model model.gguf --text wiki.test.raw --rolling --window 512 --stride 256 --summary
   slm score --model stories260K.bin --ids ids.json --dtype f32 --json")]
 pub(crate) struct Arguments {
     /// A run folder, Hugging Face folder, GGUF file or llama2.c file
@@ -31,6 +33,15 @@ pub(crate) struct Arguments {
     /// Score text longer than the context in windows, each token once, as lm-evaluation-harness does
     #[arg(long)]
     rolling: bool,
+    /// Tokens of a window [default: the model's context]
+    #[arg(long, value_name = "N", requires = "rolling")]
+    window: Option<usize>,
+    /// Tokens between the beginnings of two windows, each of which predicts its last so many [default: the window's]
+    #[arg(long, value_name = "N", requires = "rolling")]
+    stride: Option<usize>,
+    /// Leave out the tokens, and print what they come to
+    #[arg(long)]
+    summary: bool,
     /// How products are computed
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
@@ -43,9 +54,19 @@ pub(crate) struct Arguments {
 
 #[derive(Serialize)]
 struct Scores {
-    ids: Vec<u32>,
-    logprobs: Vec<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<Option<f32>>>,
+    /// Tokens that were predicted.
+    tokens: usize,
+    windows: usize,
+    window: usize,
+    stride: usize,
     nats_per_token: f64,
+    /// Standard error of the mean, as if tokens were independent.
+    nats_per_token_error: f64,
+    perplexity: f64,
     bits_per_byte: Option<f64>,
 }
 
@@ -56,19 +77,47 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     }
     let cpu = arguments.machine.open()?;
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
+    let tokens = ids.len() - 1;
+    let window = arguments.window.unwrap_or(model.config.context);
+    let stride = arguments.stride.unwrap_or(window);
     let logprobs = if arguments.rolling {
-        infer::score_rolling(&cpu, &model, &ids, None, model.config.context)?
+        let mut progress = ScoreProgress::new(tokens);
+        let found = infer::score_windows(&cpu, &model, &ids, None, window, stride, &mut |done| progress.update(done));
+        progress.finish();
+        found?
     } else {
         infer::score(&cpu, &model, &ids)?
     };
-    let nats = -logprobs.iter().flatten().map(|&logprob| f64::from(logprob)).sum::<f64>();
+    let nats = Mean::of(logprobs.iter().flatten().map(|&logprob| -f64::from(logprob)));
     let scores = Scores {
-        nats_per_token: nats / (ids.len() - 1) as f64,
-        bits_per_byte: bytes.map(|bytes| nats / std::f64::consts::LN_2 / bytes as f64),
-        logprobs,
-        ids,
+        tokens,
+        windows: infer::strided_windows(tokens, window, stride).count(),
+        window,
+        stride,
+        nats_per_token: nats.mean,
+        nats_per_token_error: nats.error,
+        perplexity: nats.mean.exp(),
+        bits_per_byte: bytes.map(|bytes| nats.mean * tokens as f64 / std::f64::consts::LN_2 / bytes as f64),
+        logprobs: (!arguments.summary).then_some(logprobs),
+        ids: (!arguments.summary).then_some(ids),
     };
     print(&arguments, &scores)
+}
+
+/// A mean and its standard error.
+struct Mean {
+    mean: f64,
+    error: f64,
+}
+
+impl Mean {
+    /// Of one value or more.
+    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let count = values.clone().count().max(1) as f64;
+        let mean = values.clone().sum::<f64>() / count;
+        let squares = values.map(|value| (value - mean).powi(2)).sum::<f64>();
+        Self { mean, error: (squares / (count - 1.0).max(1.0) / count).sqrt() }
+    }
 }
 
 /// The ids, and how many bytes of text they stand for behind the first one.
@@ -94,15 +143,27 @@ fn print(arguments: &Arguments, scores: &Scores) -> Result<()> {
     if arguments.json {
         return output::json(scores);
     }
-    for (id, logprob) in scores.ids.iter().zip(&scores.logprobs) {
+    for (id, logprob) in scores.ids.iter().flatten().zip(scores.logprobs.iter().flatten()) {
         match logprob {
             Some(logprob) => output::line(format!("{id:>8} {logprob:>10.4}"))?,
             None => output::line(format!("{id:>8}          –"))?,
         }
     }
-    output::note(format!("nats per token {:.4}", scores.nats_per_token));
-    if let Some(bits) = scores.bits_per_byte {
-        output::note(format!("bits per byte  {bits:.4}"));
+    let Scores { tokens, windows, window, stride, nats_per_token, nats_per_token_error, perplexity, .. } = scores;
+    let mut lines = vec![
+        format!("nats per token {nats_per_token:.4} ± {nats_per_token_error:.4}"),
+        format!("perplexity     {perplexity:.4} ± {:.4}", perplexity * nats_per_token_error),
+    ];
+    lines.extend(scores.bits_per_byte.map(|bits| format!("bits per byte  {bits:.4}")));
+    if arguments.rolling {
+        lines.push(format!("tokens         {tokens} in {windows} windows of {window}, one every {stride}"));
     }
-    Ok(())
+    // Without lines for the tokens, this is the data.
+    match arguments.summary {
+        true => lines.iter().try_for_each(output::line),
+        false => {
+            lines.iter().for_each(output::note);
+            Ok(())
+        }
+    }
 }

@@ -33,7 +33,7 @@ pub use generate::{GenerateOptions, Outcome, PositionCount, StopReason, TokenEve
 pub use ngram::NgramDrafter;
 pub use random::{Draw, uniform};
 pub use sample::{Sampler, SamplingOptions};
-pub use score::{Scorer, Window, rolling_windows, score, score_rolling};
+pub use score::{Scorer, Window, rolling_windows, score, score_rolling, score_windows, strided_windows};
 pub use session::{Logits, MAX_GENERATED_ROWS, PROMPT_CHUNK, Session};
 pub use speculate::MAX_DRAFT_LENGTH;
 pub use vocabulary::check_vocabularies;

@@ -33,10 +33,29 @@ pub fn score_rolling(
     prefix: Option<u32>,
     window: usize,
 ) -> Result<Vec<Option<f32>>, InferError> {
+    score_windows(b, model, ids, prefix, window, window, &mut |_| ())
+}
+
+/// [`score_rolling`] in [`strided_windows`]. `progress` is told how many predictions are done, after each window.
+///
+/// # Errors
+/// As [`score_rolling`]; a stride of 0 or more than the window.
+pub fn score_windows(
+    b: &dyn Backend,
+    model: &Model,
+    ids: &[u32],
+    prefix: Option<u32>,
+    window: usize,
+    stride: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Option<f32>>, InferError> {
     let context = model.config.context;
-    if !(1..=context).contains(&window) {
-        return Err(InferError::Capacity { capacity: window, context });
-    }
+    let check = |flag, value: usize, most: usize| match (1..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(InferError::Option { flag, value: value.to_string(), rule: format!("1 to {most}") }),
+    };
+    check("window", window, context)?;
+    check("stride", stride, window)?;
     check_ids(ids, model.config.vocab)?;
     let mut scores = Vec::with_capacity(ids.len());
     if prefix.is_none() && !ids.is_empty() {
@@ -48,13 +67,15 @@ pub fn score_rolling(
         return Ok(scores);
     }
     let scorer = Scorer::new(b, model, window.min(predicted))?;
-    for Window { inputs, scored } in rolling_windows(predicted, window) {
+    for Window { inputs, scored } in strided_windows(predicted, window, stride) {
         let (start, targets) = (inputs.start, inputs.start + 1..inputs.end + 1);
+        let done = inputs.end;
         let all = scorer.log_probabilities(&text[inputs], &text[targets]).map_err(|error| match error {
             InferError::NotFinite { position } => InferError::NotFinite { position: start + position },
             other => other,
         })?;
         scores.extend(all[all.len() - scored..].iter().map(|&score| Some(score)));
+        progress(done);
     }
     Ok(scores)
 }
@@ -72,9 +93,20 @@ pub struct Window {
 /// lm-evaluation-harness makes them (`get_rolling_token_windows` with a context of 1): `window` predictions each, the
 /// first input of a window being the last target of the one before; the last window is filled up on the left.
 pub fn rolling_windows(predicted: usize, window: usize) -> impl Iterator<Item = Window> {
-    (0..predicted).step_by(window.max(1)).map(move |start| {
-        let end = (start + window).min(predicted);
-        Window { inputs: end.saturating_sub(window)..end, scored: end - start }
+    strided_windows(predicted, window, window)
+}
+
+/// [`rolling_windows`] that begin `stride` tokens after one another (at most `window`): every window but the first
+/// predicts its last `stride` tokens, each of which is preceded by at least `window − stride` tokens of context.
+pub fn strided_windows(predicted: usize, window: usize, stride: usize) -> impl Iterator<Item = Window> {
+    let window = window.max(1);
+    let stride = stride.clamp(1, window);
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let begin = done;
+        let next = if begin == 0 { window } else { begin + stride };
+        done = next.min(predicted);
+        (done > begin).then(|| Window { inputs: done.saturating_sub(window)..done, scored: done - begin })
     })
 }
 

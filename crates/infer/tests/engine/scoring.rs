@@ -2,7 +2,7 @@
 
 use crate::common::{config, ids, machines, parameters};
 use backend::Precision;
-use infer::{Session, rolling_windows, score, score_rolling};
+use infer::{Session, rolling_windows, score, score_rolling, score_windows, strided_windows};
 use proptest::prelude::*;
 
 const VOCAB: usize = 37;
@@ -88,7 +88,44 @@ fn harness_windows(tokens: &[u32], prefix: u32, window: usize) -> Vec<(Vec<u32>,
     windows
 }
 
+/// Every token behind the first window has the context that the stride leaves it: its score is that of a text that
+/// begins there.
+#[test]
+fn strided_scores_are_those_of_the_windows() {
+    let Some(cpu) = machines().last() else { return };
+    let parameters = parameters(&cpu, &config(VOCAB, CONTEXT), 3, Precision::F32);
+    let model = parameters.model();
+    let text = ids(50, VOCAB);
+    let mut told = Vec::new();
+    let found = score_windows(&cpu, &model, &text, None, 12, 5, &mut |done| told.push(done)).unwrap();
+    assert_eq!(told, [12, 17, 22, 27, 32, 37, 42, 47, 49]);
+    assert_eq!((found.len(), found[0]), (50, None));
+    assert_eq!(found[..13], score(&cpu, &model, &text[..13]).unwrap());
+    for (begin, end, scored) in [(5, 18, 5), (35, 48, 5), (37, 50, 2)] {
+        let alone = score(&cpu, &model, &text[begin..end]).unwrap();
+        assert_eq!(found[end - scored..end], alone[alone.len() - scored..], "the window up to {end}");
+    }
+    for (window, stride, flag) in [(0, 1, "window"), (CONTEXT + 1, 1, "window"), (12, 0, "stride"), (12, 13, "stride")]
+    {
+        let error = score_windows(&cpu, &model, &text, None, window, stride, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains(flag), "{error}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn strides_leave_context(predicted in 0usize..200, window in 1usize..40, stride in 1usize..40) {
+        let stride = stride.min(window);
+        let mut next = 0;
+        for w in strided_windows(predicted, window, stride) {
+            prop_assert_eq!(w.inputs.end - w.scored, next);
+            prop_assert!(w.inputs.len() == window.min(w.inputs.end), "as full as the text allows");
+            prop_assert!(next == 0 || w.scored <= stride, "at least window - stride inputs come before what is scored");
+            next = w.inputs.end;
+        }
+        prop_assert_eq!(next, predicted);
+    }
+
     #[test]
     fn windows_predict_every_token_once(predicted in 0usize..200, window in 1usize..40) {
         let mut next = 0;
