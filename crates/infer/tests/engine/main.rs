@@ -1,6 +1,7 @@
 //! Sessions, speculation and scores with tiny models on the CPU, at every level that the machine has.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod borders;
 mod common;
 mod continuations;
 mod quantized;
