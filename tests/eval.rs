@@ -4,14 +4,19 @@ use crate::support::Lab;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+/// A document of sciq.
+fn question(i: usize) -> Value {
+    json!({"question": format!("ke mi {i}?"), "support": format!("  balo {i} é"), "correct_answer": "balo",
+        "distractor1": "ke mi", "distractor2": "zano é", "distractor3": format!("nu {i}")})
+}
+
+fn lines(documents: &[Value]) -> String {
+    documents.iter().map(|document| format!("{document}\n")).collect()
+}
+
 /// A lab with a trained model and a few documents of several kinds of tasks.
 fn lab() -> Lab {
     let lab = Lab::trained();
-    let question = |i: usize| {
-        json!({"question": format!("ke mi {i}?"), "support": format!("  balo {i} é"), "correct_answer": "balo",
-            "distractor1": "ke mi", "distractor2": "zano é", "distractor3": format!("nu {i}")})
-    };
-    let lines = |documents: &[Value]| documents.iter().map(|document| format!("{document}\n")).collect::<String>();
     lab.write("data/sciq/test.jsonl", lines(&(0..12).map(question).collect::<Vec<_>>()));
     lab.write("data/sciq/train.jsonl", lines(&(20..40).map(question).collect::<Vec<_>>()));
     let sentence = |i: usize| json!({"sentence": format!("balo ke {i} _ mi ra."), "option1": "zano", "option2": "nu", "answer": (1 + i % 2).to_string()});
@@ -82,7 +87,7 @@ fn results_have_the_harnesss_layout() {
     assert!(results["results"]["lambada_openai"]["perplexity,none"].as_f64() > Some(1.0));
     let blank = &samples(&lab, "out", "winogrande")[1];
     assert_eq!(blank["arguments"]["gen_args_1"], json!({"arg_0": "balo ke 1 nu", "arg_1": " mi ra."}));
-    assert_eq!(blank["target"], "1");
+    assert_eq!((&blank["target"], blank["acc"].is_f64()), (&json!("mi ra."), true));
     let cloze = &samples(&lab, "out", "lambada_openai")[0];
     assert_eq!(cloze["arguments"], json!({"gen_args_0": {"arg_0": "balo ke mi.", "arg_1": " ke"}}));
     assert!(cloze["resps"][0][0][1] == "True" || cloze["resps"][0][0][1] == "False", "{cloze}");
@@ -117,6 +122,36 @@ fn a_run_that_was_cut_short_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn a_killed_run_goes_on_and_repeats_nothing() {
+    let lab = lab();
+    lab.write("data/sciq/test.jsonl", lines(&(0..800).map(question).collect::<Vec<_>>()));
+    let command = |out: &str| eval(out, &["--tasks", "sciq"]);
+    lab.ok(&command("whole"));
+    let finished = |out: &str| {
+        let bytes = std::fs::read(lab.path(&format!("{out}/finished.jsonl"))).unwrap_or_default();
+        let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let whole = finished("whole");
+    let mut kills = 0;
+    for fifth in 0..5 {
+        let mut child = lab.start(&command("killed"));
+        let is_running = |child: &mut std::process::Child| child.try_wait().expect("a child").is_none();
+        while is_running(&mut child) && finished("killed").len() <= fifth * whole.len() / 5 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        kills += usize::from(is_running(&mut child));
+        child.kill().expect("the program can be killed");
+        child.wait().expect("a child");
+    }
+    assert!(kills >= 2, "only {kills} of 5 kills met a running program");
+    lab.ok(&command("killed"));
+    assert!(finished("killed") == whole, "a request is missing, was scored twice, or has other bits");
+    assert!(lab.read("killed/samples_sciq.jsonl") == lab.read("whole/samples_sciq.jsonl"));
+}
+
+#[test]
 fn two_models_are_compared_on_the_same_documents() {
     let lab = lab();
     lab.ok(&eval("one", &["--tasks", "sciq,mmlu_anatomy,mmlu_virology"]));
@@ -148,6 +183,19 @@ fn a_users_task_needs_no_program() {
     let context =
         samples(&lab, "out", "mine")[0]["arguments"]["gen_args_0"]["arg_0"].as_str().expect("text").to_owned();
     assert_eq!((context.matches(" = balo\n\n").count(), context.ends_with("ke mi 0? =")), (2, true), "{context}");
+}
+
+#[test]
+fn contexts_that_are_too_long_are_cut_and_counted() {
+    let lab = lab();
+    let output = lab.run(&eval("out", &["--tasks", "sciq", "--fewshot", "9"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("  sciq: 48 of 48 contexts are longer than the model's and were cut from the left"),
+        "{said}"
+    );
+    let results: Value = serde_json::from_slice(&lab.read("out/results.json")).expect("JSON");
+    assert_eq!(results["config"]["truncated_requests"]["sciq"], 48);
 }
 
 #[test]

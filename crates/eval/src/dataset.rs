@@ -89,3 +89,42 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>, EvalError> {
         _ => Box::new(BufReader::new(file)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Catalog;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+
+    /// What is read of `sciq` if its file has these bytes.
+    fn read_sciq(name: &str, bytes: &[u8]) -> Result<usize, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sciq").join(name);
+        file::create_dir_all(path.parent().unwrap()).unwrap();
+        file::write_bytes(&path, bytes).unwrap();
+        let task = Catalog::builtin().unwrap().select(&["sciq".into()]).unwrap().tasks.remove(0);
+        read(folder.path(), &task, "test").map(|split| split.documents.len()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn archives_are_read_and_those_that_are_cut_short_are_refused() {
+        let lines: String = (0..500).map(|i| format!("{{\"question\": \"what is {}?\"}}\n", i * i * 7919)).collect();
+        assert_eq!(read_sciq("test.jsonl", lines.as_bytes()), Ok(500));
+        let mut gz = GzEncoder::new(Vec::new(), Compression::default());
+        gz.write_all(lines.as_bytes()).unwrap();
+        let packed = [
+            ("test.jsonl.gz", gz.finish().unwrap()),
+            ("test.jsonl.zst", zstd::encode_all(lines.as_bytes(), 3).unwrap()),
+        ];
+        for (name, bytes) in packed {
+            assert_eq!(read_sciq(name, &bytes), Ok(500), "{name}");
+            for len in [bytes.len() - 1, bytes.len() / 2, 5] {
+                let refused = read_sciq(name, &bytes[..len]).unwrap_err();
+                assert!(refused.contains("cannot be unpacked") && !refused.contains('\n'), "{name}, {len}: {refused}");
+            }
+        }
+        assert!(read_sciq("test.jsonl", b"\n \n").unwrap_err().contains("holds no documents"));
+        assert!(read_sciq("test.jsonl", b"{}\n[1]\n").unwrap_err().contains("line 2: not a JSON object"));
+    }
+}

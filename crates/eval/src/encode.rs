@@ -134,3 +134,63 @@ impl<'t> Encoder<'t> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Map, Value, json};
+
+    /// A token for each byte (id = place in the byte-level alphabet), and these special ones from 256 on.
+    fn tokenizer(special: &[&str]) -> Tokenizer {
+        let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+        let letters =
+            (0..256).filter(printable).chain(256..256 + (0..256).filter(|byte| !printable(byte)).count() as u32);
+        let letters = letters.filter_map(char::from_u32).map(String::from);
+        let vocab: Map<String, Value> = letters.enumerate().map(|(id, letter)| (letter, id.into())).collect();
+        let added = special.iter().enumerate().map(|(index, text)| {
+            json!({"id": 256 + index, "content": text, "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false})
+        });
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let file = json!({"version": "1.0", "added_tokens": added.collect::<Vec<_>>(), "normalizer": null,
+            "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}});
+        Tokenizer::from_json_bytes(file.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn vocabularies_without_the_needed_tokens_are_refused() {
+        let refused = |special: &[&str], mode| Encoder::new(&tokenizer(special), mode, 8).err().map(|e| e.to_string());
+        let neither = refused(&[], BosMode::Auto).unwrap();
+        assert!(neither.starts_with("the tokenizer has no beginning- or end-of-text token"), "{neither}");
+        let begin = refused(&["</s>"], BosMode::Always).unwrap();
+        assert!(begin.contains("--bos auto"), "{begin}");
+        assert_eq!(refused(&["</s>"], BosMode::Auto), None);
+        assert_eq!(refused(&["<s>"], BosMode::Always), None);
+    }
+
+    #[test]
+    fn contexts_give_their_last_space_away_and_are_cut_from_the_left() {
+        let tokenizer = tokenizer(&["<s>", "</s>"]);
+        let mut encoder = Encoder::new(&tokenizer, BosMode::Always, 6).unwrap();
+        let (request, cut) = encoder.pair("ab ", "cd", false).unwrap();
+        assert_eq!((request.ids.len(), request.scored, cut), (6, 3, 0));
+        assert_eq!(request.ids[0], 256);
+        let (request, cut) = encoder.pair("abcdef", "gh", true).unwrap();
+        assert_eq!(
+            (request.ids.len(), request.scored, cut),
+            (7, 2, 2),
+            "one more than the context: the last is not read"
+        );
+        let (request, _) = encoder.pair("", "ab", false).unwrap();
+        assert_eq!((request.ids[0], request.scored), (256, 2));
+        assert_eq!(encoder.pair("ab", "cdefghi", false), Err(7));
+        assert_eq!(encoder.pair("ab", "", false), Err(0));
+        let mut bare = Encoder::new(&tokenizer, BosMode::Never, 6).unwrap();
+        assert_eq!(bare.pair("ab", "c", false).unwrap().0.ids.len(), 3);
+        assert_eq!(bare.pair("<s>ab", "c", false).unwrap().0.ids[0], 256, "special tokens may be spelled");
+        let rolling = bare.rolling("abcdefghij");
+        assert_eq!(rolling.iter().map(|request| request.scored).sum::<usize>(), 10);
+    }
+}

@@ -35,7 +35,7 @@ pub struct Item {
     pub pairs: Vec<(String, String)>,
     /// The right choice, if it is one of them.
     pub gold: Option<usize>,
-    /// What reports call the target.
+    /// The target as the task file gives it: an index, or a text.
     pub target: serde_json::Value,
     /// Which choices are true, where there may be several.
     pub labels: Option<Vec<bool>>,
@@ -204,11 +204,14 @@ impl<'t> Templates<'t> {
         };
         let question = self.field("doc_to_text", &task.doc_to_text, &place)?;
         let target = self.field("doc_to_target", &task.doc_to_target, &place)?;
+        item.target = match &target {
+            Rendered::Index(index) => (*index).into(),
+            Rendered::Text(text) => text.clone().into(),
+        };
         match task.output_type {
             OutputType::MultipleChoice => self.ask_choices(&mut item, &before, question, target, &place)?,
             OutputType::Loglikelihood => {
                 let (question, target) = (question.into_text(), target.into_text());
-                item.target = target.clone().into();
                 item.choices = vec![target.clone()];
                 item.pairs = vec![(before + &question, target)];
             }
@@ -219,7 +222,6 @@ impl<'t> Templates<'t> {
                     None => text.clone(),
                 };
                 item.size = (words(&counted), counted.len());
-                item.target = text.clone().into();
                 item.choices = vec![text.clone()];
                 item.pairs = vec![(String::new(), text)];
             }
@@ -260,11 +262,6 @@ impl<'t> Templates<'t> {
         item.gold = match &right {
             Rendered::Index(index) => usize::try_from(*index).ok().filter(|&index| index < item.choices.len()),
             Rendered::Text(text) => item.choices.iter().position(|choice| choice == text),
-        };
-        item.target = match (item.gold, right) {
-            (Some(gold), _) => gold.into(),
-            (None, Rendered::Index(index)) => index.into(),
-            (None, Rendered::Text(text)) => text.into(),
         };
         if item.labels.as_ref().is_some_and(|labels| labels.len() != item.choices.len()) {
             let problem = format!("there must be one label for each of the {} choices", item.choices.len());
