@@ -1,14 +1,17 @@
-"""Makes the golden files of crates/model/tests/golden.rs: two tiny Llama models and what PyTorch computes with them.
+"""Makes the golden files of crates/model/tests/whole_model/golden.rs: tiny models and what PyTorch computes with them.
 
     python3 -m venv VENV && VENV/bin/pip install torch transformers safetensors
     VENV/bin/python tests/golden/make_model.py
 
-Writes `tests/golden/gqa_tied` (4 query heads on 2 key heads, embedding shared with the head) and
-`tests/golden/mha_untied` (3 heads, Llama-3 rope scaling, widths that no vector register divides). In each folder:
+Writes `tests/golden/gqa_tied` (4 query heads on 2 key heads, embedding shared with the head),
+`tests/golden/mha_untied` (3 heads, Llama-3 rope scaling, widths that no vector register divides) and
+`tests/golden/qwen2` (biases on queries, keys and values). In each folder:
 
     config.json, model.safetensors     the model, written by transformers, f32
     reference.json                     batch, learning rates, losses, gradient norms
     reference.safetensors              logprobs, masked_logprobs, grad.NAME, after.NAME
+
+(of qwen2, which is not trained here, the batch and the logprobs alone).
 
 Everything is computed in f64 from the f32 weights (rotary angles in f32, as transformers has them) and rounded to f32
 at the end, so that the files hold the true values and the tolerances of the test are the error of our f32 alone.
@@ -20,7 +23,7 @@ import pathlib
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 SEQUENCES, TOKENS = 3, 14
 NO_TARGET = -100
@@ -40,14 +43,20 @@ SHAPES = {
             "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
         },
     ),
+    "qwen2": dict(
+        vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    ),
 }
+CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 
-def make_model(shape, seed):
+def make_model(name, shape, seed):
     torch.manual_seed(seed)
-    config = LlamaConfig(max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, **shape)
+    config_class, model_class = CLASSES.get(name, (LlamaConfig, LlamaForCausalLM))
+    config = config_class(max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, **shape)
     config._attn_implementation = "eager"
-    model = LlamaForCausalLM(config)
+    model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Large enough that attention is far from uniform, and norms that are not 1.
@@ -83,11 +92,32 @@ def loss_of(model, ids, targets):
     return torch.nn.functional.nll_loss(logprobs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
 
 
+def train(model, ids, targets, tensors):
+    """Three steps; gradients of the first and the weights after the last go into `tensors`."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=0.0, betas=(OPTIMIZER["beta1"], OPTIMIZER["beta2"]), eps=OPTIMIZER["epsilon"],
+        weight_decay=OPTIMIZER["weight_decay"], foreach=False,
+    )
+    losses, norms = [], []
+    for step, learning_rate in enumerate(LEARNING_RATES):
+        loss = loss_of(model, ids, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            tensors |= {f"grad.{n}": p.grad.clone() for n, p in model.named_parameters()}
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip"]).item())
+        optimizer.param_groups[0]["lr"] = learning_rate
+        optimizer.step()
+        losses.append(loss.item())
+    tensors |= {f"after.{n}": p.detach() for n, p in model.named_parameters()}
+    return losses, norms
+
+
 def main():
     here = pathlib.Path(__file__).parent
     for seed, (name, shape) in enumerate(SHAPES.items(), start=1):
         folder = here / name
-        model = make_model(shape, seed)
+        model = make_model(name, shape, seed)
         model.save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)
         model = model.double()
@@ -98,23 +128,7 @@ def main():
             tensors["logprobs"] = logprobs_of(model, ids)
             tensors["masked_logprobs"] = logprobs_of(model, ids, document_mask(first_key))
 
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=0.0, betas=(OPTIMIZER["beta1"], OPTIMIZER["beta2"]), eps=OPTIMIZER["epsilon"],
-            weight_decay=OPTIMIZER["weight_decay"], foreach=False,
-        )
-        losses, norms = [], []
-        for step, learning_rate in enumerate(LEARNING_RATES):
-            loss = loss_of(model, ids, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            if step == 0:
-                tensors |= {f"grad.{n}": p.grad.clone() for n, p in model.named_parameters()}
-            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip"]).item())
-            optimizer.param_groups[0]["lr"] = learning_rate
-            optimizer.step()
-            losses.append(loss.item())
-        tensors |= {f"after.{n}": p.detach() for n, p in model.named_parameters()}
-
+        losses, norms = train(model, ids, targets, tensors) if name not in CLASSES else ([], [])
         save_file({n: t.float().contiguous() for n, t in tensors.items()}, folder / "reference.safetensors")
         reference = {
             "sequences": SEQUENCES, "tokens": TOKENS, "ids": ids.flatten().tolist(),

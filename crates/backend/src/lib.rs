@@ -264,6 +264,9 @@ pub trait Backend: Send + Sync {
     /// `out = x · wᵀ`.
     fn linear(&self, out: Buf, x: Buf, w: Matrix, rows: Rows);
 
+    /// `x[r] += bias`; the width is `len(bias)`.
+    fn add_bias(&self, x: Buf, bias: Buf, rows: usize);
+
     /// `out = residual + x · wᵀ`. `out` may be `residual` itself.
     fn linear_add(&self, out: Buf, residual: Buf, x: Buf, w: Matrix, rows: Rows);
 

@@ -204,6 +204,11 @@ impl Backend for Profiled<'_> {
         self.timed("rmsnorm", None, work, || self.inner.rmsnorm(out, rstd, x, weight, epsilon, rows));
     }
 
+    fn add_bias(&self, x: Buf, bias: Buf, rows: usize) {
+        let work = work::moved(2 * rows * self.inner.len(bias));
+        self.timed("add_bias", None, work, || self.inner.add_bias(x, bias, rows));
+    }
+
     fn rmsnorm_backward_add(
         &self,
         d_x: Buf,

@@ -61,6 +61,7 @@ fn amd_135m(sequence: usize) -> Config {
         tied: false,
         bos: None,
         eos: Vec::new(),
+        architecture: model::Architecture::Llama,
         initializer_range: 0.02,
     }
 }

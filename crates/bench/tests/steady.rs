@@ -105,6 +105,7 @@ fn config() -> Config {
         tied: false,
         bos: None,
         eos: Vec::new(),
+        architecture: model::Architecture::Llama,
         initializer_range: 0.02,
     }
 }

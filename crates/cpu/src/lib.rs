@@ -12,6 +12,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod bias;
 pub mod ceiling;
 mod choices;
 mod cross_entropy;
@@ -235,6 +236,13 @@ impl Backend for Cpu {
         norm::rmsnorm(&self.pool, self.level, &mut out_floats, &mut rstd_floats, x, weight, epsilon, rows);
         b.put(out, out_floats);
         b.put(rstd, rstd_floats);
+    }
+
+    fn add_bias(&self, x: Buf, bias: Buf, rows: usize) {
+        let b = &mut self.state().buffers;
+        let mut floats = b.take(x);
+        bias::add_bias(&self.pool, &mut floats, b.floats(bias), rows);
+        b.put(x, floats);
     }
 
     fn rmsnorm_backward_add(

@@ -6,6 +6,41 @@ mod llama2c;
 
 use backend::Heads;
 
+/// Families of models that differ in a tensor or two and in what files call them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama and what has its shape: SmolLM, Mistral without its window, AMD-135M.
+    Llama,
+    /// Qwen 2 and 2.5 (Yang et al., 2024): a Llama whose query, key and value projections have biases.
+    Qwen2,
+}
+
+impl Architecture {
+    /// All that are computed.
+    pub(crate) const ALL: [Self; 2] = [Self::Llama, Self::Qwen2];
+
+    /// `model_type` of a `config.json`, `general.architecture` of a GGUF file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+        }
+    }
+
+    /// The class in transformers.
+    pub(crate) const fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+        }
+    }
+
+    /// Whether query, key and value projections have biases.
+    pub const fn has_qkv_bias(self) -> bool {
+        matches!(self, Self::Qwen2)
+    }
+}
+
 /// The shape of a Llama model and what else its forward pass depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -31,6 +66,8 @@ pub struct Config {
     pub bos: Option<u32>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
+    /// The family.
+    pub architecture: Architecture,
     /// Standard deviation noted in `config.json`; the first weights are drawn by [`crate::Scheme`], not by this.
     pub initializer_range: f32,
 }
@@ -245,6 +282,7 @@ pub(crate) mod tests {
             tied,
             bos: Some(1),
             eos: vec![2],
+            architecture: Architecture::Llama,
             initializer_range: 0.02,
         }
     }

@@ -142,7 +142,7 @@ const fn element_bytes(precision: Precision) -> u64 {
 }
 
 fn matrix_weights(config: &Config) -> u64 {
-    tensors::all(config).iter().filter(|tensor| !tensor.role.is_norm()).map(|tensor| tensor.len() as u64).sum()
+    tensors::all(config).iter().filter(|tensor| !tensor.role.is_vector()).map(|tensor| tensor.len() as u64).sum()
 }
 
 /// Bytes of the very buffers that [`crate::Activations`] would allocate.

@@ -111,7 +111,7 @@ pub fn to_hf_folder(
 }
 
 /// Writes `source` as a GGUF file `out`, which must not exist: matrices in `encoding` (f32, f16, bf16, q8_0, q4_0, q4_1,
-/// q5_0 or q5_1), norms in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
+/// q5_0 or q5_1), norms and biases in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
 /// config's own.
 ///
 /// Types of 4 and 5 bits keep the head (of a tied model, the embedding) in q8_0, and rows that are no whole blocks of a
@@ -187,7 +187,7 @@ fn unverified_name(out: &Path) -> PathBuf {
 /// How `tensor` is stored in a file of type `encoding`; `head` says that its values are those of the output projection.
 fn gguf_plan(tensor: &Tensor, encoding: Encoding, head: bool) -> TensorPlan {
     let encoding = match encoding {
-        _ if tensor.role.is_norm() => Encoding::F32,
+        _ if tensor.role.is_vector() => Encoding::F32,
         // llama.cpp keeps the head in 6 or 8 bits too. Written as q4_0, SmolLM2-135M diverges by 0.72 nats per token of
         // the probe with this head and by 0.87 with one of 4 bits; the file is 19 % longer.
         Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 if head => Encoding::Q8_0,
@@ -200,7 +200,8 @@ fn gguf_plan(tensor: &Tensor, encoding: Encoding, head: bool) -> TensorPlan {
 
 fn write_gguf_tensor(source: &Source, tensor: &Tensor, encoding: Encoding, writer: &mut dyn Write) -> io::Result<()> {
     let bytes = reencode(source.encoded(tensor).map_err(io::Error::other)?, encoding).map_err(io::Error::other)?;
-    if !matches!(tensor.role, Role::Query | Role::Key) {
+    let rotated = matches!(tensor.role, Role::Query | Role::Key);
+    if !rotated || source.config().gguf_pair_order() == PairOrder::Halves {
         return writer.write_all(&bytes);
     }
     let (head_dim, row_bytes) = (source.config().heads.head_dim, bytes.len() / tensor.rows);

@@ -31,7 +31,7 @@ impl Scheme {
     pub(crate) fn deviation(self, config: &Config, role: Role) -> Option<f64> {
         let width = config.width as f64;
         let layers = config.layers as f64;
-        if role.is_norm() {
+        if role.is_vector() {
             return None;
         }
         let into_residual = matches!(role, Role::AttentionOut | Role::Down);

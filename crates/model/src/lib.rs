@@ -21,7 +21,7 @@ pub mod tensors;
 mod weights;
 
 pub use activations::{ActivationGradients, Activations, BlockActivations};
-pub use config::{Config, ConfigError, Rope, RopeScaling};
+pub use config::{Architecture, Config, ConfigError, Rope, RopeScaling};
 pub use error::ModelError;
 pub use init::Scheme;
 pub use parameters::{Kind, Parameter, Parameters, Part};

@@ -2,7 +2,7 @@
 //!
 //! A block, with `x` the residual stream:
 //! ```text
-//! mid = x   + Wₒ · attend(rope(Wqkv · norm₁(x)))
+//! mid = x   + Wₒ · attend(rope(Wqkv · norm₁(x) [+ bias]))
 //! out = mid + W↓ · swiglu(Wgate,up · norm₂(mid))
 //! ```
 //! The model: `logits = Whead · norm(block_L(… block_1(embed(ids))))`.
@@ -20,6 +20,9 @@ fn block_forward(b: &dyn Backend, w: &Block, a: &BlockActivations, p: Pass, atte
 
     b.rmsnorm(a.normed, a.rstd, a.x, w.norm1, p.epsilon, n);
     b.linear(a.qkv, a.normed, w.qkv, p.rows);
+    if let Some(bias) = w.qkv_bias {
+        b.add_bias(a.qkv, bias, n);
+    }
     b.rope(a.qkv, p.rope, p.positions, p.heads, n);
     attend();
     b.linear_add(a.mid, a.x, a.attended, w.attention_out, p.rows);

@@ -5,7 +5,7 @@ use crate::memory::{Held, Memory};
 use crate::source::Source;
 use crate::tensors::{Role, Tensor};
 use crate::weights::{Block, Model};
-use crate::{Config, ModelError};
+use crate::{Architecture, Config, ConfigError, ModelError};
 use backend::{Backend, Buf, Element, Matrix, Precision};
 use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
 use formats::safetensors::{self, SINGLE_NAME};
@@ -150,6 +150,10 @@ impl Parameters {
         values: &mut dyn FnMut(&Tensor) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
+        if config.architecture != Architecture::Llama {
+            let (field, value) = ("model_type", config.architecture.name().into());
+            return Err(ConfigError::Unsupported { field, value, supported: "only `llama` is trained" }.into());
+        }
         let mut make = Builder { memory: Memory::new(b), b, config, precision, values, list: Vec::new() };
         let (embedding, embedding_grad) = make.matrix(Kind::Embedding, &[Role::Embedding], 0)?;
         let mut blocks = Vec::with_capacity(config.layers);
@@ -301,7 +305,7 @@ impl Builder<'_> {
             gate_up: gate_up_grad,
             down: down_grad,
         };
-        Ok((Block { norm1, qkv, attention_out, norm2, gate_up, down }, grads))
+        Ok((Block { norm1, qkv, qkv_bias: None, attention_out, norm2, gate_up, down }, grads))
     }
 
     fn norm(&mut self, role: Role, layer: usize) -> Result<(Buf, Buf), ModelError> {

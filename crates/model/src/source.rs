@@ -156,7 +156,8 @@ impl Source {
     fn order(&self) -> PairOrder {
         match self.files {
             Files::HuggingFace(_) => PairOrder::Halves,
-            Files::Gguf(_) | Files::Llama2c(_) => PairOrder::Neighbours,
+            Files::Gguf(_) => self.config.gguf_pair_order(),
+            Files::Llama2c(_) => PairOrder::Neighbours,
         }
     }
 

@@ -15,6 +15,12 @@ pub enum Role {
     Key,
     /// Value projection.
     Value,
+    /// Added to queries, where the architecture has biases.
+    QueryBias,
+    /// Added to keys.
+    KeyBias,
+    /// Added to values.
+    ValueBias,
     /// Projection of the attended values back into the residual stream.
     AttentionOut,
     /// RMSNorm before the feed-forward layer.
@@ -45,9 +51,16 @@ impl Role {
         Self::Down,
     ];
 
-    /// Whether it is a vector of RMSNorm weights.
-    pub const fn is_norm(self) -> bool {
-        matches!(self, Self::AttentionNorm | Self::FfnNorm | Self::FinalNorm)
+    /// What is added to queries, keys and values where the architecture has biases.
+    pub const QKV_BIAS: [Self; 3] = [Self::QueryBias, Self::KeyBias, Self::ValueBias];
+
+    /// Whether it is a vector, not a matrix: weights of an RMSNorm, or a bias.
+    pub const fn is_vector(self) -> bool {
+        matches!(self, Self::AttentionNorm | Self::FfnNorm | Self::FinalNorm) || self.is_bias()
+    }
+
+    const fn is_bias(self) -> bool {
+        matches!(self, Self::QueryBias | Self::KeyBias | Self::ValueBias)
     }
 }
 
@@ -58,9 +71,9 @@ pub struct Tensor {
     pub role: Role,
     /// Its block; 0 for a tensor outside the blocks.
     pub layer: usize,
-    /// Output features; 1 for a norm.
+    /// Output features; 1 for a vector.
     pub rows: usize,
-    /// Input features.
+    /// Input features; numbers of a vector.
     pub cols: usize,
 }
 
@@ -73,6 +86,8 @@ impl Tensor {
             Role::AttentionNorm | Role::FfnNorm | Role::FinalNorm => (1, width),
             Role::Query => (heads.query_width(), width),
             Role::Key | Role::Value => (heads.kv_width(), width),
+            Role::QueryBias => (1, heads.query_width()),
+            Role::KeyBias | Role::ValueBias => (1, heads.kv_width()),
             Role::AttentionOut => (width, heads.query_width()),
             Role::Gate | Role::Up => (config.ffn_width, width),
             Role::Down => (width, config.ffn_width),
@@ -90,9 +105,9 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// The shape that a file states, outermost first: a norm is a vector.
+    /// The shape that a file states, outermost first.
     pub fn shape(&self) -> Vec<usize> {
-        if self.role.is_norm() { vec![self.cols] } else { vec![self.rows, self.cols] }
+        if self.role.is_vector() { vec![self.cols] } else { vec![self.rows, self.cols] }
     }
 
     /// Its name in a Hugging Face folder.
@@ -102,16 +117,16 @@ impl Tensor {
             Role::FinalNorm => return "model.norm.weight".into(),
             Role::Head => return "lm_head.weight".into(),
             Role::AttentionNorm => "input_layernorm",
-            Role::Query => "self_attn.q_proj",
-            Role::Key => "self_attn.k_proj",
-            Role::Value => "self_attn.v_proj",
+            Role::Query | Role::QueryBias => "self_attn.q_proj",
+            Role::Key | Role::KeyBias => "self_attn.k_proj",
+            Role::Value | Role::ValueBias => "self_attn.v_proj",
             Role::AttentionOut => "self_attn.o_proj",
             Role::FfnNorm => "post_attention_layernorm",
             Role::Gate => "mlp.gate_proj",
             Role::Up => "mlp.up_proj",
             Role::Down => "mlp.down_proj",
         };
-        format!("model.layers.{}.{in_block}.weight", self.layer)
+        format!("model.layers.{}.{in_block}.{}", self.layer, self.ending())
     }
 
     /// Its name in a GGUF file.
@@ -121,16 +136,20 @@ impl Tensor {
             Role::FinalNorm => return "output_norm.weight".into(),
             Role::Head => return "output.weight".into(),
             Role::AttentionNorm => "attn_norm",
-            Role::Query => "attn_q",
-            Role::Key => "attn_k",
-            Role::Value => "attn_v",
+            Role::Query | Role::QueryBias => "attn_q",
+            Role::Key | Role::KeyBias => "attn_k",
+            Role::Value | Role::ValueBias => "attn_v",
             Role::AttentionOut => "attn_output",
             Role::FfnNorm => "ffn_norm",
             Role::Gate => "ffn_gate",
             Role::Up => "ffn_up",
             Role::Down => "ffn_down",
         };
-        format!("blk.{}.{in_block}.weight", self.layer)
+        format!("blk.{}.{in_block}.{}", self.layer, self.ending())
+    }
+
+    const fn ending(&self) -> &'static str {
+        if self.role.is_bias() { "bias" } else { "weight" }
     }
 }
 
@@ -138,7 +157,8 @@ impl Tensor {
 pub fn all(config: &Config) -> Vec<Tensor> {
     let mut tensors = vec![Tensor::new(config, Role::Embedding, 0)];
     for layer in 0..config.layers {
-        tensors.extend(Role::BLOCK.map(|role| Tensor::new(config, role, layer)));
+        let biases = Role::QKV_BIAS.into_iter().filter(|_| config.architecture.has_qkv_bias());
+        tensors.extend(Role::BLOCK.into_iter().chain(biases).map(|role| Tensor::new(config, role, layer)));
     }
     tensors.push(Tensor::new(config, Role::FinalNorm, 0));
     if !config.tied {
@@ -172,7 +192,7 @@ pub(crate) fn reorder_pairs(rows: &[u8], head_dim: usize, row_bytes: usize, orde
 pub(crate) enum PairOrder {
     /// `i` and `i + head_dim/2`: Hugging Face, and everything inside this program.
     Halves,
-    /// `2i` and `2i + 1`: GGUF and llama2.c files.
+    /// `2i` and `2i + 1`: llama2.c files, and GGUF files of `llama`.
     Neighbours,
 }
 

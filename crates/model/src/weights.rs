@@ -36,6 +36,8 @@ pub struct Block {
     pub norm1: Buf,
     /// Query, key and value projections stacked, `qkv_width × width`.
     pub qkv: Matrix,
+    /// Added to their outputs, `qkv_width`, where the architecture has biases.
+    pub qkv_bias: Option<Buf>,
     /// `width × query_width`.
     pub attention_out: Matrix,
     /// Norm before the feed-forward layer, `width`.
@@ -128,6 +130,7 @@ impl<'a> Loader<'a> {
         Ok(Block {
             norm1: self.norm(Role::AttentionNorm, layer)?,
             qkv: self.matrix(&Block::QKV, layer)?,
+            qkv_bias: self.source.config().architecture.has_qkv_bias().then(|| self.qkv_bias(layer)).transpose()?,
             attention_out: self.matrix(&[Role::AttentionOut], layer)?,
             norm2: self.norm(Role::FfnNorm, layer)?,
             gate_up: self.matrix(&Block::GATE_UP, layer)?,
@@ -137,6 +140,14 @@ impl<'a> Loader<'a> {
 
     fn norm(&mut self, role: Role, layer: usize) -> Result<Buf, ModelError> {
         let values = self.source.values(&Tensor::new(self.source.config(), role, layer))?;
+        Ok(self.memory.floats(&values)?)
+    }
+
+    fn qkv_bias(&mut self, layer: usize) -> Result<Buf, ModelError> {
+        let mut values = Vec::new();
+        for role in Role::QKV_BIAS {
+            values.extend(self.source.values(&Tensor::new(self.source.config(), role, layer))?);
+        }
         Ok(self.memory.floats(&values)?)
     }
 

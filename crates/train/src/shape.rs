@@ -36,6 +36,7 @@ pub fn model_config(
         tied: shape.tied,
         bos,
         eos: eos.into_iter().collect(),
+        architecture: model::Architecture::Llama,
         initializer_range: match shape.init {
             Init::Amd => (2.0 / (5.0 * shape.width.max(1) as f32)).sqrt(),
             Init::Gpt2 => 0.02,

@@ -12,6 +12,7 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("rmsnorm's rows are exact", rmsnorm_is_row_exact),
     ("rmsnorm's gradients are near finite differences", rmsnorm_backward),
     ("rmsnorm's gradients: split, in place", rmsnorm_backward_splits),
+    ("a bias is added to every row", biases_are_added),
     ("rope turns queries and keys", rope_turns),
     ("rope backward is the transpose", rope_backward_is_the_transpose),
     ("swiglu is near its formula", swiglu_forward),
@@ -47,6 +48,18 @@ fn embedding_gradients_are_added(b: &dyn Backend) {
     }
     // Plain additions in a given order: the bits are given too.
     assert_same("gradient of the table", &lab.read(g, vocab * width), &want);
+}
+
+fn biases_are_added(b: &dyn Backend) {
+    for (rows, width) in [(1, 1), (3, 24), (70, 200)] {
+        let lab = Lab::new(b);
+        let (x, bias) = (random(1, rows * width), random(2, width));
+        let buf = lab.with_tail(&x);
+        b.add_bias(buf, lab.floats(&bias), rows);
+        let want: Vec<f32> = x.iter().zip(bias.iter().cycle()).map(|(x, bias)| x + bias).collect();
+        // One addition each: the bits are given.
+        assert_same("bias", &lab.read_before_tail(buf, rows * width), &want);
+    }
 }
 
 const EPSILON: f32 = 1e-5;

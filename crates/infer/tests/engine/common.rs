@@ -24,6 +24,7 @@ pub(crate) fn config(vocab: usize, context: usize) -> Config {
         tied: false,
         bos: Some(1),
         eos: vec![2],
+        architecture: model::Architecture::Llama,
         initializer_range: 0.02,
     }
 }

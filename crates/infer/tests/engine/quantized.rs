@@ -93,7 +93,7 @@ fn write_gguf(path: &Path, encoding: Encoding) {
     let bytes: Vec<Vec<u8>> = all
         .iter()
         .enumerate()
-        .map(|(seed, tensor)| match tensor.role.is_norm() {
+        .map(|(seed, tensor)| match tensor.role.is_vector() {
             true => quant::encode(Encoding::F32, &vec![1.0; tensor.len()]).unwrap(),
             false => random_blocks(encoding, tensor.len(), seed),
         })
@@ -103,7 +103,7 @@ fn write_gguf(path: &Path, encoding: Encoding) {
         .zip(&bytes)
         .map(|(tensor, bytes)| StoredTensor {
             name: tensor.gguf_name(),
-            encoding: if tensor.role.is_norm() { Encoding::F32 } else { encoding },
+            encoding: if tensor.role.is_vector() { Encoding::F32 } else { encoding },
             shape: tensor.shape(),
             bytes,
         })

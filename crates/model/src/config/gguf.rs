@@ -1,7 +1,8 @@
-//! `Config` from and to the keys of a GGUF file of architecture `llama`.
+//! `Config` from and to the keys of a GGUF file; most begin with the architecture's name.
 
 use crate::ModelError;
-use crate::config::{Config, ConfigError, Rope, RopeScaling};
+use crate::config::{Architecture, Config, ConfigError, Rope, RopeScaling};
+use crate::tensors::PairOrder;
 use backend::Heads;
 use formats::Encoding;
 use formats::gguf::{Gguf, Value};
@@ -13,16 +14,17 @@ impl Config {
     /// The shape that a GGUF file states, checked.
     ///
     /// # Errors
-    /// [`ModelError::Gguf`] for keys that are missing or of a wrong type; [`ModelError::ConfigOf`] for another
-    /// architecture than `llama`, experts, or numbers out of range.
+    /// [`ModelError::Gguf`] for keys that are missing or of a wrong type; [`ModelError::ConfigOf`] for an
+    /// architecture that is not computed, experts, or numbers out of range.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        refuse_other_architectures(gguf)?;
-        let size = |key| gguf.require::<usize>(key);
-        let optional = |key| gguf.find::<usize>(key);
-        let (width, heads) = (size("llama.embedding_length")?, size("llama.attention.head_count")?);
+        let architecture = architecture(gguf)?;
+        let key = |key: &str| format!("{}.{key}", architecture.name());
+        let size = |name| gguf.require::<usize>(&key(name));
+        let optional = |name| gguf.find::<usize>(&key(name));
+        let (width, heads) = (size("embedding_length")?, size("attention.head_count")?);
         let even_share = width.checked_div(heads).unwrap_or(0);
-        let head_dim = optional("llama.attention.key_length")?.unwrap_or(even_share);
-        for field in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+        let head_dim = optional("attention.key_length")?.unwrap_or(even_share);
+        for field in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = optional(field)?.filter(|&other| other != head_dim) {
                 let supported = "values and rotation span the whole head, as long as its keys";
                 return refuse(gguf, ConfigError::Unsupported { field, value: other.to_string(), supported });
@@ -31,15 +33,19 @@ impl Config {
         let config = Self {
             vocab: vocab(gguf)?,
             width,
-            layers: size("llama.block_count")?,
-            heads: Heads { heads, kv_heads: optional("llama.attention.head_count_kv")?.unwrap_or(heads), head_dim },
-            ffn_width: size("llama.feed_forward_length")?,
-            context: size("llama.context_length")?,
-            norm_epsilon: gguf.require("llama.attention.layer_norm_rms_epsilon")?,
-            rope: Rope { theta: gguf.find("llama.rope.freq_base")?.unwrap_or(10_000.0), scaling: scaling(gguf)? },
+            layers: size("block_count")?,
+            heads: Heads { heads, kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads), head_dim },
+            ffn_width: size("feed_forward_length")?,
+            context: size("context_length")?,
+            norm_epsilon: gguf.require(&key("attention.layer_norm_rms_epsilon"))?,
+            rope: Rope {
+                theta: gguf.find(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+                scaling: scaling(gguf, architecture)?,
+            },
             tied: !gguf.contains("output.weight"),
             bos: gguf.find("tokenizer.ggml.bos_token_id")?,
             eos: end_tokens(gguf)?,
+            architecture,
             initializer_range: 0.02,
         };
         config.validate().map_err(|error| ModelError::config(gguf.path(), error))?;
@@ -48,9 +54,10 @@ impl Config {
 
     /// The keys of a GGUF file that llama.cpp loads, `file_type` of its weights among them; the tokenizer's are not.
     pub fn gguf_entries(&self, encoding: Encoding) -> Vec<(String, Value)> {
-        let size = |key: &str, size: usize| (format!("llama.{key}"), Value::U32(size as u32));
+        let key = |key: &str| format!("{}.{key}", self.architecture.name());
+        let size = |name: &str, size: usize| (key(name), Value::U32(size as u32));
         let mut entries = vec![
-            ("general.architecture".into(), Value::String("llama".into())),
+            ("general.architecture".into(), Value::String(self.architecture.name().into())),
             ("general.file_type".into(), Value::U32(file_type(encoding))),
             ("general.quantization_version".into(), Value::U32(2)),
             size("vocab_size", self.vocab),
@@ -63,14 +70,22 @@ impl Config {
             size("attention.key_length", self.heads.head_dim),
             size("attention.value_length", self.heads.head_dim),
             size("rope.dimension_count", self.heads.head_dim),
-            ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(self.norm_epsilon)),
-            ("llama.rope.freq_base".into(), Value::F32(self.rope.theta)),
+            (key("attention.layer_norm_rms_epsilon"), Value::F32(self.norm_epsilon)),
+            (key("rope.freq_base"), Value::F32(self.rope.theta)),
         ];
         if let RopeScaling::Linear { factor } = self.rope.scaling {
-            entries.push(("llama.rope.scaling.type".into(), Value::String("linear".into())));
-            entries.push(("llama.rope.scaling.factor".into(), Value::F32(factor)));
+            entries.push((key("rope.scaling.type"), Value::String("linear".into())));
+            entries.push((key("rope.scaling.factor"), Value::F32(factor)));
         }
         entries
+    }
+
+    /// How a GGUF file lays out the pairs of a rotated head: llama.cpp turns neighbours in `llama` only.
+    pub(crate) const fn gguf_pair_order(&self) -> PairOrder {
+        match self.architecture {
+            Architecture::Llama => PairOrder::Neighbours,
+            Architecture::Qwen2 => PairOrder::Halves,
+        }
     }
 
     /// What [`ROPE_DIVISORS`] must hold, where keys alone do not say the scaling.
@@ -87,17 +102,17 @@ fn refuse<T>(gguf: &Gguf, error: ConfigError) -> Result<T, ModelError> {
     Err(ModelError::config(gguf.path(), error))
 }
 
-fn refuse_other_architectures(gguf: &Gguf) -> Result<(), ModelError> {
-    let architecture: &str = gguf.require("general.architecture")?;
-    if architecture != "llama" {
-        let (field, value) = ("general.architecture", architecture.into());
-        return refuse(gguf, ConfigError::Unsupported { field, value, supported: "only `llama` is" });
-    }
+fn architecture(gguf: &Gguf) -> Result<Architecture, ModelError> {
+    let name: &str = gguf.require("general.architecture")?;
+    let Some(architecture) = Architecture::ALL.into_iter().find(|known| known.name() == name) else {
+        let (field, value) = ("general.architecture", name.into());
+        return refuse(gguf, ConfigError::Unsupported { field, value, supported: "`llama` and `qwen2` are" });
+    };
     // Mixtral calls itself `llama` too.
-    match gguf.find::<u32>("llama.expert_count")? {
-        None | Some(0) => Ok(()),
+    match gguf.find::<u32>(&format!("{name}.expert_count"))? {
+        None | Some(0) => Ok(architecture),
         Some(experts) => {
-            let (field, value) = ("llama.expert_count", experts.to_string());
+            let (field, value) = ("expert_count", experts.to_string());
             refuse(gguf, ConfigError::Unsupported { field, value, supported: "mixtures of experts are not" })
         }
     }
@@ -108,19 +123,19 @@ fn vocab(gguf: &Gguf) -> Result<usize, ModelError> {
     Ok(gguf.tensor("token_embd.weight")?.shape.first().copied().unwrap_or(0))
 }
 
-fn scaling(gguf: &Gguf) -> Result<RopeScaling, ModelError> {
+fn scaling(gguf: &Gguf, architecture: Architecture) -> Result<RopeScaling, ModelError> {
     if gguf.contains(ROPE_DIVISORS) {
         let tensor = gguf.tensor(ROPE_DIVISORS)?;
         let decoded = tensor.to_f32().map_err(|error| ModelError::Decode { tensor: ROPE_DIVISORS.into(), error })?;
         return Ok(RopeScaling::Divisors(decoded));
     }
-    let field = "llama.rope.scaling.type";
-    match gguf.find::<&str>(field)? {
+    let key = |key: &str| format!("{}.rope.scaling.{key}", architecture.name());
+    match gguf.find::<&str>(&key("type"))? {
         None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.require("llama.rope.scaling.factor")? }),
+        Some("linear") => Ok(RopeScaling::Linear { factor: gguf.require(&key("factor"))? }),
         Some(other) => {
             let supported = "`none`, `linear` and a list of divisors are";
-            refuse(gguf, ConfigError::Unsupported { field, value: other.into(), supported })
+            refuse(gguf, ConfigError::Unsupported { field: "rope.scaling.type", value: other.into(), supported })
         }
     }
 }
@@ -182,8 +197,10 @@ mod tests {
 
     #[test]
     fn a_config_survives_the_way_through_gguf() {
-        for tied in [true, false] {
-            let mut config = Config { bos: None, eos: vec![], ..small(2, tied) };
+        for (tied, architecture) in
+            [(true, Architecture::Llama), (false, Architecture::Llama), (true, Architecture::Qwen2)]
+        {
+            let mut config = Config { bos: None, eos: vec![], architecture, ..small(2, tied) };
             assert_eq!(written(&config, &config.gguf_entries(Encoding::F32)).unwrap(), config);
             config.rope.scaling = RopeScaling::Linear { factor: 4.0 };
             config.eos = vec![7];
@@ -193,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_llama_is_refused_by_name() {
+    fn what_is_not_computed_is_refused_by_name() {
         let config = small(2, true);
         let refused = |key: &str, value| written(&config, &with(&config, key, value)).unwrap_err().to_string();
         let text = |text: &str| Value::String(text.into());
-        assert!(refused("general.architecture", text("qwen2")).contains("general.architecture is `qwen2`"));
-        assert!(refused("llama.expert_count", Value::U32(8)).contains("llama.expert_count is `8`"));
+        assert!(refused("general.architecture", text("gpt2")).contains("general.architecture is `gpt2`"));
+        assert!(refused("llama.expert_count", Value::U32(8)).contains("expert_count is `8`"));
         assert!(refused("llama.rope.scaling.type", text("yarn")).contains("`yarn`"));
-        assert!(refused("llama.rope.dimension_count", Value::U32(2)).contains("llama.rope.dimension_count is `2`"));
+        assert!(refused("llama.rope.dimension_count", Value::U32(2)).contains("rope.dimension_count is `2`"));
         assert!(refused("llama.attention.head_count", Value::U32(0)).contains("num_attention_heads is 0"));
         assert!(refused("tokenizer.ggml.bos_token_id", Value::U32(24)).contains("bos_token_id is 24"));
         assert!(refused("llama.block_count", text("two")).contains("llama.block_count"));

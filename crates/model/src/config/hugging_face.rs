@@ -1,6 +1,6 @@
 //! `Config` from and to `config.json` (LlamaForCausalLM).
 
-use crate::config::{Config, ConfigError, Rope, RopeScaling};
+use crate::config::{Architecture, Config, ConfigError, Rope, RopeScaling};
 use backend::Heads;
 use formats::hf_config::{self, HfConfig};
 use serde_json::Map;
@@ -17,10 +17,10 @@ impl Config {
     /// The shape that a `config.json` states, checked.
     ///
     /// # Errors
-    /// [`ConfigError`]: another architecture than Llama, biases, another activation than SiLU, a kind of rope scaling
+    /// [`ConfigError`]: another architecture than Llama, other biases, another activation than SiLU, a kind of rope scaling
     /// that is not computed here, a number out of range.
     pub fn from_hf(hf: &HfConfig) -> Result<Self, ConfigError> {
-        refuse_other_architectures(hf)?;
+        let architecture = architecture(hf)?;
         let heads = hf.num_attention_heads;
         let head_dim = match hf.head_dim {
             Some(head_dim) => head_dim,
@@ -42,6 +42,7 @@ impl Config {
             tied: hf.tie_word_embeddings.unwrap_or(false),
             bos: hf.bos_token_id,
             eos: hf.eos_token_id.clone(),
+            architecture,
             initializer_range: hf.initializer_range.unwrap_or(absent::INITIALIZER_RANGE),
         };
         config.validate()?;
@@ -74,8 +75,8 @@ impl Config {
             }
         };
         Ok(HfConfig {
-            model_type: Some("llama".into()),
-            architectures: vec!["LlamaForCausalLM".into()],
+            model_type: Some(self.architecture.name().into()),
+            architectures: vec![self.architecture.class().into()],
             vocab_size: self.vocab,
             hidden_size: self.width,
             intermediate_size: self.ffn_width,
@@ -101,27 +102,42 @@ impl Config {
     }
 }
 
-fn refuse_other_architectures(hf: &HfConfig) -> Result<(), ConfigError> {
+fn architecture(hf: &HfConfig) -> Result<Architecture, ConfigError> {
     let unsupported =
         |field, value: &str, supported| Err(ConfigError::Unsupported { field, value: value.into(), supported });
-    if let Some(model_type) = hf.model_type.as_deref().filter(|&model_type| model_type != "llama") {
-        return unsupported("model_type", model_type, "only `llama` is");
+    let by_type = |name: &str| Architecture::ALL.into_iter().find(|known| known.name() == name);
+    // Early Llama files wrote the name in another way.
+    let by_class =
+        |name: &str| Architecture::ALL.into_iter().find(|known| known.class() == name || name == "LLaMAForCausalLM");
+    let mut found = None;
+    if let Some(model_type) = &hf.model_type {
+        found = by_type(model_type);
+        if found.is_none() {
+            return unsupported("model_type", model_type, "`llama` and `qwen2` are");
+        }
     }
-    if let Some(other) = hf.architectures.iter().find(|&name| name != "LlamaForCausalLM" && name != "LLaMAForCausalLM")
-    {
-        return unsupported("architectures", other, "only `LlamaForCausalLM` is");
+    for class in &hf.architectures {
+        let named = by_class(class);
+        if named.is_none() {
+            return unsupported("architectures", class, "`LlamaForCausalLM` and `Qwen2ForCausalLM` are");
+        }
+        if found.is_some() && named != found {
+            return unsupported("architectures", class, "`model_type` names another one");
+        }
+        found = named;
     }
-    if hf.model_type.is_none() && hf.architectures.is_empty() {
-        return Err(ConfigError::Missing { field: "model_type" });
-    }
+    let Some(found) = found else { return Err(ConfigError::Missing { field: "model_type" }) };
     if hf.attention_bias == Some(true) {
         return unsupported("attention_bias", "true", "projections have no biases");
+    }
+    if hf.other.get("use_sliding_window").and_then(serde_json::Value::as_bool) == Some(true) {
+        return unsupported("use_sliding_window", "true", "every token sees all before it");
     }
     if hf.mlp_bias == Some(true) {
         return unsupported("mlp_bias", "true", "projections have no biases");
     }
     match hf.hidden_act.as_deref() {
-        None | Some("silu" | "swish") => Ok(()),
+        None | Some("silu" | "swish") => Ok(found),
         Some(other) => unsupported("hidden_act", other, "only `silu` is"),
     }
 }
@@ -169,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_llama_is_refused_by_name() {
+    fn what_is_not_computed_is_refused_by_name() {
         let hf = small(2, true).to_hf("float32").unwrap();
         let refused = |hf: HfConfig| Config::from_hf(&hf).unwrap_err().to_string();
-        let qwen = HfConfig { model_type: Some("qwen2".into()), ..hf.clone() };
+        let gpt2 = HfConfig { model_type: Some("gpt2".into()), ..hf.clone() };
         assert_eq!(
-            refused(qwen),
-            "model_type is `qwen2`, which is not supported (only `llama` is); convert the model or choose another one"
+            refused(gpt2),
+            "model_type is `gpt2`, which is not supported (`llama` and `qwen2` are); convert the model or choose another one"
         );
         assert!(refused(HfConfig { hidden_act: Some("gelu".into()), ..hf.clone() }).contains("hidden_act is `gelu`"));
         assert!(refused(HfConfig { attention_bias: Some(true), ..hf.clone() }).contains("attention_bias"));

@@ -1,6 +1,6 @@
 //! `Config` from the header of a llama2.c file.
 
-use crate::config::{Config, Rope, RopeScaling};
+use crate::config::{Architecture, Config, Rope, RopeScaling};
 use crate::{ConfigError, tensors};
 use backend::Heads;
 use formats::llama2c::Shape;
@@ -27,6 +27,7 @@ impl Config {
             tied,
             bos: Some(1).filter(|_| vocab > 1),
             eos: [1, 2].into_iter().filter(|&id| (id as usize) < vocab).collect(),
+            architecture: Architecture::Llama,
             initializer_range: 0.02,
         };
         config.validate()?;
@@ -42,9 +43,9 @@ impl tensors::Tensor {
             Role::FinalNorm => return "rms_final_weight".into(),
             Role::Head => return "wcls".into(),
             Role::AttentionNorm => "rms_att_weight",
-            Role::Query => "wq",
-            Role::Key => "wk",
-            Role::Value => "wv",
+            Role::Query | Role::QueryBias => "wq",
+            Role::Key | Role::KeyBias => "wk",
+            Role::Value | Role::ValueBias => "wv",
             Role::AttentionOut => "wo",
             Role::FfnNorm => "rms_ffn_weight",
             Role::Gate => "w1",

@@ -29,6 +29,7 @@ pub(crate) fn config(kv_heads: usize, tied: bool) -> Config {
         tied,
         bos: Some(1),
         eos: vec![2],
+        architecture: model::Architecture::Llama,
         initializer_range: 0.02,
     }
 }

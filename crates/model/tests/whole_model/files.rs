@@ -5,7 +5,7 @@ use backend::{Backend, Family, Heads, KvType, Precision, Rows};
 use formats::gguf::Value;
 use formats::safetensors::Metadata;
 use formats::{Encoding, StoredTensor, file, safetensors};
-use model::{Activations, Config, Model, ModelError, Parameters, Scheme, export, llama};
+use model::{Activations, Config, Model, ModelError, Parameters, Scheme, Source, export, llama};
 use std::path::{Path, PathBuf};
 
 /// A folder `DIR/model` of a config whose rows are whole blocks of every type, drawn by AMD's scheme.
@@ -111,12 +111,14 @@ fn an_export_never_replaces_what_is_there() {
 #[test]
 fn golden_models_survive_gguf() {
     let (b, dir) = (scalar(), tempfile::tempdir().unwrap());
-    for name in ["gqa_tied", "mha_untied"] {
+    for name in ["gqa_tied", "mha_untied", "qwen2"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
         let out = dir.path().join(format!("{name}.gguf"));
         // Llama-3 scaling becomes a list of divisors; angles and so logits stay.
         let report = export::to_gguf(&b, &folder, Encoding::F32, &out, &[]).unwrap();
         assert!(report.max_logit_difference < 1e-5, "{report:?}");
+        let architecture = |path| Source::open(path).unwrap().config().architecture;
+        assert_eq!(architecture(&out), architecture(&folder));
         // Rows of 16 and 24 are no whole blocks: they are stored in f16, and the file still loads.
         export::to_gguf(&b, &folder, Encoding::Q4_0, &dir.path().join(format!("{name}-q4.gguf")), &[]).unwrap();
     }

@@ -1,10 +1,10 @@
-//! The model against PyTorch: log-probabilities, gradients and three AdamW steps of two tiny models, computed in f64 by
+//! The model against PyTorch: log-probabilities, gradients and three AdamW steps of tiny models, computed in f64 by
 //! transformers (tests/golden/make_model.py says how).
 
 use crate::batch::{Trial, backends, gradients, read};
 use backend::{AdamW, Backend, Buf, Element, NO_TARGET, Precision, Rows, Sequences};
 use formats::safetensors::Weights;
-use model::{Activations, Parameters, llama};
+use model::{Activations, Model, Parameters, llama};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -50,9 +50,13 @@ impl Reference {
     }
 }
 
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+/// Models that are trained here.
 fn folders() -> [PathBuf; 2] {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
-    [golden.join("gqa_tied"), golden.join("mha_untied")]
+    ["gqa_tied", "mha_untied"].map(golden)
 }
 
 fn stored(folder: &Path, name: &str) -> Vec<f32> {
@@ -61,12 +65,12 @@ fn stored(folder: &Path, name: &str) -> Vec<f32> {
 }
 
 /// Log-probabilities of the whole vocabulary at every row, by the plain pass.
-fn logprobs(b: &dyn Backend, parameters: &Parameters, trial: &Trial) -> Vec<f64> {
-    let (rows, vocab) = (trial.sequences.rows(), parameters.config.vocab);
-    let acts = Activations::inference(b, &parameters.config, rows, rows, trial.sequences.tokens).unwrap();
+fn logprobs(b: &dyn Backend, model: &Model, trial: &Trial) -> Vec<f64> {
+    let (rows, vocab) = (trial.sequences.rows(), model.config.vocab);
+    let acts = Activations::inference(b, &model.config, rows, rows, trial.sequences.tokens).unwrap();
     let (batch, _) = trial.upload(b);
-    llama::forward(b, &parameters.model(), &acts, &batch);
-    let logits = read(b, llama::logits(b, &parameters.model(), &acts, 0, Rows::prompt(rows)), rows * vocab);
+    llama::forward(b, model, &acts, &batch);
+    let logits = read(b, llama::logits(b, model, &acts, 0, Rows::prompt(rows)), rows * vocab);
     let of_row = |row: &[f32]| {
         let total = row.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
         row.iter().map(|&logit| f64::from(logit) - total).collect::<Vec<_>>()
@@ -82,18 +86,24 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn log_probabilities_are_those_of_transformers() {
-    for folder in folders() {
+    for folder in folders().into_iter().chain([golden("qwen2")]) {
         let reference = Reference::read(&folder);
         for b in backends() {
-            let parameters = Parameters::load(&b, &folder, Precision::F32).unwrap();
+            let model = Model::load(&b, &folder, Precision::F32).unwrap();
             for (documents, name) in [(false, "logprobs"), (true, "masked_logprobs")] {
                 let found: Vec<f32> =
-                    logprobs(&b, &parameters, &reference.trial(documents)).iter().map(|&x| x as f32).collect();
+                    logprobs(&b, &model, &reference.trial(documents)).iter().map(|&x| x as f32).collect();
                 let distance = distance(&found, &stored(&folder, name));
                 assert!(distance < 1e-5, "{}: {name} differ by {distance} at {:?}", folder.display(), b.describe());
             }
         }
     }
+}
+
+#[test]
+fn what_is_not_trained_is_refused_by_name() {
+    let refused = Parameters::load(&backends()[0], &golden("qwen2"), Precision::F32).unwrap_err().to_string();
+    assert!(refused.contains("model_type is `qwen2`") && refused.contains("only `llama` is trained"), "{refused}");
 }
 
 #[test]
