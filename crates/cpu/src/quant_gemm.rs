@@ -5,7 +5,7 @@
 //! element of C is one chain over the blocks of 32 in ascending order, from 0:
 //! ```text
 //! c ← fma(Σ (q_w − offset)·q_x, d_w·d_x, c)        the sum an exact integer, the product of scales rounded once
-//! c ← fma(minimum, Σ x, c)                         where the encoding has minima; Σ x of the unrounded activations
+//! c ← fma(minimum, d_x·Σ q_x, c)                   where the encoding has minima
 //! ```
 //! Q6_K has a scale for every 16 values and so takes the first step twice a block, its first half first. A residual is
 //! added last. Integers are exact whatever computes them, so the bits depend neither on the level nor on rows or threads,

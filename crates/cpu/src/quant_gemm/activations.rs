@@ -30,7 +30,8 @@ pub(super) struct Rounded {
     pub(super) q: [i8; BLOCK],
     /// `x ≈ scale · q`.
     pub(super) scale: f32,
-    /// `Σ x`, in sixteen lanes folded by halves, of what `x` was before it was rounded.
+    /// `scale · Σq`: what minima multiply. Of the rounded `x`, not of `x` itself, as the codes meet the rounded ones: where a
+    /// weight is the small difference of `scale · code` and its minimum, the two errors cancel.
     pub(super) sum: f32,
     /// `−8·Σq`, `−16·Σq` and `−128·Σq`: what codes with that offset start from.
     pub(super) start: [i32; 3],
@@ -85,7 +86,7 @@ fn round_block<S: Simd>(s: S, x: &[[f32; LANES]]) -> Rounded {
     let mut rounded = Rounded {
         q: [0; BLOCK],
         scale: f32::NAN,
-        sum: s.sum(s.add(s.load(&x[0]), s.load(&x[1]))),
+        sum: f32::NAN,
         start: [0; 3],
         half_start: [0; 2],
         unused: 0,
@@ -108,6 +109,7 @@ fn round_block<S: Simd>(s: S, x: &[[f32; LANES]]) -> Rounded {
         }
     }
     let sum = sums[0] + sums[1];
+    rounded.sum = rounded.scale * sum as f32;
     rounded.start = [-8 * sum, -16 * sum, -128 * sum];
     rounded.half_start = [-32 * sums[0], -32 * sums[1]];
     rounded
@@ -144,8 +146,7 @@ mod tests {
                 let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
                 assert_eq!(got.start, [8, 16, 128].map(|offset| -offset * sum(&got.q)));
                 assert_eq!(got.half_start, [-32 * sum(&got.q[..16]), -32 * sum(&got.q[16..])]);
-                let exact: f64 = x.iter().map(|&x| f64::from(x)).sum();
-                assert!((f64::from(got.sum) - exact).abs() < 1e-5);
+                assert_eq!(got.sum, got.scale * sum(&got.q) as f32);
             }
         }
         for level in crate::available() {
