@@ -83,14 +83,8 @@ fn round_rows_of<S: Simd>(s: S, out: &mut [Rounded], x: &[f32], stride: usize) {
 
 #[inline(always)]
 fn round_block<S: Simd>(s: S, x: &[[f32; LANES]]) -> Rounded {
-    let mut rounded = Rounded {
-        q: [0; BLOCK],
-        scale: f32::NAN,
-        sum: f32::NAN,
-        start: [0; 3],
-        half_start: [0; 2],
-        unused: 0,
-    };
+    let mut rounded =
+        Rounded { q: [0; BLOCK], scale: f32::NAN, sum: f32::NAN, start: [0; 3], half_start: [0; 2], unused: 0 };
     // Magnitudes in the order of their bits, in which NaN comes last.
     let most = x.as_flattened().iter().fold(0, |most, x| most.max(x.to_bits() & !(1 << 31)));
     let most = f32::from_bits(most);
