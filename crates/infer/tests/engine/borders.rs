@@ -85,7 +85,7 @@ fn write(path: &Path, encoding: Encoding) {
     let all = tensors::all(&config);
     let bytes = |(seed, tensor): (usize, &tensors::Tensor)| {
         let random = |i| infer::uniform(seed as u64, infer::Draw::Token, i) as f32 - 0.5;
-        match tensor.role.is_norm() {
+        match tensor.role.is_vector() {
             true => quant::encode(Encoding::F32, &vec![1.0; tensor.len()]).unwrap(),
             false => quant::encode(encoding, &(0..tensor.len()).map(random).collect::<Vec<_>>()).unwrap(),
         }
@@ -93,7 +93,7 @@ fn write(path: &Path, encoding: Encoding) {
     let bytes: Vec<Vec<u8>> = all.iter().enumerate().map(bytes).collect();
     let stored = all.iter().zip(&bytes).map(|(tensor, bytes)| StoredTensor {
         name: tensor.gguf_name(),
-        encoding: if tensor.role.is_norm() { Encoding::F32 } else { encoding },
+        encoding: if tensor.role.is_vector() { Encoding::F32 } else { encoding },
         shape: tensor.shape(),
         bytes,
     });
