@@ -6,12 +6,13 @@
     slm train recipes/tiny.toml --out runs/tiny
     VENV/bin/python tests/interop/run.py --slm target/release/slm --run runs/tiny \\
         --llama llama.cpp/build/bin/llama-completion --stories ../shared/models/stories260k \\
-        --smollm2 SmolLM2-135M-Instruct.Q4_1.gguf
+        --smollm2 SmolLM2-135M-Instruct.Q4_1.gguf --qwen qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 
 Every argument may be left out but --slm; what needs it is then skipped. One line a check: `ok`, `FAIL` or `skipped`, and
 `note` for what is measured and not judged; the exit code is 1 where something failed. All in f32 and greedy (the likeliest
-token each time). llama.cpp runs with an f32 cache and without flash attention, so that it computes in f32 as well; where
-weights are quantized it rounds the inputs of every product to 8 bits, which slm does not, so those texts may part.
+token each time), but where a line says int8. llama.cpp runs with an f32 cache and without flash attention, so that it computes
+in f32 as well; where weights are quantized it rounds the inputs of every product to 8 bits, as slm's int8 does, though not in
+the same blocks for K-quants, so those texts may part.
 """
 
 import argparse
@@ -53,8 +54,8 @@ class Programs:
             raise RuntimeError(f"slm {' '.join(map(str, words))}: {done.stderr.strip()}")
         return done.stdout
 
-    def generate(self, model, tokens, *words):
-        out = self.run("generate", "--model", model, "--max-tokens", tokens, "--dtype", "f32", "--json", *words)
+    def generate(self, model, tokens, *words, dtype="f32"):
+        out = self.run("generate", "--model", model, "--max-tokens", tokens, "--dtype", dtype, "--json", *words)
         return json.loads(out.splitlines()[-1])
 
     def export(self, model, to, kind, *words):
@@ -178,18 +179,30 @@ def check_smollm2(programs, file):
         return
     whole = programs.export(file, "gguf", "f32")
     check_llama(programs, "SmolLM2, gguf f32 made from Q4_1", whole, prompts, tokens)
-    for prompt in prompts:
-        ours = programs.generate(file, tokens, "--prompt", prompt)["ids"]
+    for prompt, dtype in [(prompt, dtype) for prompt in prompts for dtype in ["f32", "int8"]]:
+        ours = programs.generate(file, tokens, "--prompt", prompt, dtype=dtype)["ids"]
         ours = [i for i in ours if i != model.config.eos_token_id]
         theirs = tokenizer(programs.llama(file, prompt, tokens), add_special_tokens=False).input_ids
         at = common(ours, theirs)
-        line = f"SmolLM2, the Q4_1 file itself: {at} of {len(ours)} greedy tokens after {prompt!r} equal llama.cpp's"
+        line = f"SmolLM2, the Q4_1 file itself in {dtype}: {at} of {len(ours)} greedy tokens after {prompt!r} equal llama.cpp's"
         if at < min(len(ours), len(theirs)):
             with torch.no_grad():
                 given = tokenizer(prompt).input_ids + ours[:at]
                 logprobs = model(torch.tensor([given])).logits[0, -1].log_softmax(-1)
             line += f"; there, ours has log-probability {logprobs[ours[at]]:.3f} and llama.cpp's choice {logprobs[theirs[at]]:.3f} in f32"
         note(line)
+
+
+def check_qwen(programs, file):
+    if programs.llama_binary is None:
+        print("skipped Qwen in llama.cpp: no --llama")
+        return
+    for prompt in ["def quicksort(items):", "import os\n\ndef ", "// Returns the greatest common divisor\nfn gcd(", FRANCE]:
+        theirs = programs.llama(file, prompt, 64)
+        for dtype in ["f32", "int8"]:
+            ours = trimmed(programs.generate(file, 64, "--prompt", prompt, dtype=dtype)["text"])
+            equal = f"{common(ours, theirs)} of {len(ours)} characters after {prompt!r} equal llama.cpp's"
+            note(f"{file.stem} in {dtype}: {equal}")
 
 
 def print_versions(options):
@@ -208,13 +221,15 @@ def main():
     parser.add_argument("--run", type=pathlib.Path, help="run folder of recipes/tiny.toml")
     parser.add_argument("--stories", type=pathlib.Path, help="folder of stories260K.bin, tok512.bin and greedy.json")
     parser.add_argument("--smollm2", type=pathlib.Path, help="SmolLM2-135M-Instruct's Q4_1 GGUF file")
+    parser.add_argument("--qwen", type=pathlib.Path, help="a GGUF file of Qwen 2 or 2.5")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     print_versions(options)
     with tempfile.TemporaryDirectory() as work:
         programs = Programs(options, pathlib.Path(work))
-        for name, check in [("run", check_run), ("stories", check_stories), ("smollm2", check_smollm2)]:
+        checks = {"run": check_run, "stories": check_stories, "smollm2": check_smollm2, "qwen": check_qwen}
+        for name, check in checks.items():
             given = getattr(options, name)
             if given is None:
                 print(f"skipped {name}: no --{name}")
