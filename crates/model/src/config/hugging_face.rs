@@ -106,9 +106,11 @@ fn architecture(hf: &HfConfig) -> Result<Architecture, ConfigError> {
     let unsupported =
         |field, value: &str, supported| Err(ConfigError::Unsupported { field, value: value.into(), supported });
     let by_type = |name: &str| Architecture::ALL.into_iter().find(|known| known.name() == name);
-    // Early Llama files wrote the name in another way.
-    let by_class =
-        |name: &str| Architecture::ALL.into_iter().find(|known| known.class() == name || name == "LLaMAForCausalLM");
+    let by_class = |name: &str| match name {
+        // As early files of Llama wrote it.
+        "LLaMAForCausalLM" => Some(Architecture::Llama),
+        _ => Architecture::ALL.into_iter().find(|known| known.class() == name),
+    };
     let mut found = None;
     if let Some(model_type) = &hf.model_type {
         found = by_type(model_type);
