@@ -18,10 +18,10 @@
 //! but where a subnormal number (below 1.2e-38) takes part, and a chain may be cut at odd k.
 //!
 //! # The form
-//! B is packed into panels of [`NR`] = 64 outputs, A into panels of [`MR`] = 6 rows (of 32 for tiles), in 32-bit words: one f32, or a pair
-//! of bf16. Word `w` of a panel is followed by the same word of the next output (row). 6 × 64 sums are 24 registers of
-//! AVX-512; the loop loads 4 vectors and 6 broadcasts for 24 multiply-adds, so that it is bound by arithmetic while the
-//! panel comes from L2, and by memory for few rows, where it streams each panel once, straight ahead.
+//! B is packed into panels of [`NR`] = 64 outputs, A into panels of [`MR`] = 6 rows (of 32 for tiles), in 32-bit words: one
+//! f32, or a pair of bf16. Word `w` of a panel is followed by the same word of the next output (row). 6 × 64 sums are 24
+//! registers of AVX-512; the loop loads 4 vectors and 6 broadcasts for 24 multiply-adds, so that it is bound by arithmetic
+//! while the panel comes from L2, and by memory for few rows, where it streams each panel once, straight ahead.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -47,6 +47,7 @@ pub(crate) mod pair_instructions {
 
 use crate::memory::Scratch;
 use crate::pool::Disjoint;
+use crate::split::share;
 use crate::{Level, Pool};
 use backend::Rows;
 use pack::LeftForm;
@@ -132,10 +133,6 @@ pub(crate) fn gemm(
         let panel_range = share(panel_block, grid.panel_blocks, right.panels());
         job.task(row_range.start * form.height()..rows.min(row_range.end * form.height()), panel_range);
     });
-}
-
-fn share(part: usize, parts: usize, items: usize) -> Range<usize> {
-    items * part / parts..items * (part + 1) / parts
 }
 
 /// How C is cut into tasks. It decides nothing but speed.
