@@ -8,6 +8,7 @@
 mod attention;
 mod cached;
 mod fingerprint;
+mod layers;
 mod loss;
 mod matrix;
 mod memory;
@@ -25,9 +26,10 @@ pub type Check = fn(&dyn Backend);
 
 /// Every check, by name.
 pub fn all() -> Vec<(&'static str, Check)> {
-    let groups: [&[(&'static str, Check)]; 7] = [
+    let groups: [&[(&'static str, Check)]; 8] = [
         memory::CHECKS,
         rows::CHECKS,
+        layers::CHECKS,
         matrix::CHECKS,
         attention::CHECKS,
         cached::CHECKS,

@@ -241,11 +241,22 @@ pub trait Backend: Send + Sync {
     /// `out[r] = table[ids[r]]`. A trainable table gives its master's floats, unrounded.
     fn embed(&self, out: Buf, ids: Buf, table: Matrix, rows: usize);
 
+    /// `x[r] += table[ids[r]]`, rows of `width` floats: learned positions.
+    fn add_rows(&self, x: Buf, ids: Buf, table: Buf, width: usize, rows: usize);
+
     /// `g_table[ids[r]] += d_out[r]`, rows of `width` floats, ascending.
     fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, width: usize, rows: usize);
 
     /// `out[r] = x[r] · rstd[r] ⊙ weight`, `rstd[r] = 1 / √(mean(x[r]²) + epsilon)`; the width is `len(weight)`.
     fn rmsnorm(&self, out: Buf, rstd: Buf, x: Buf, weight: Buf, epsilon: f32, rows: usize);
+
+    /// `out[r] = (x[r] − mean) / √(variance + epsilon) ⊙ weight + bias` with the mean and the variance of `x[r]` (Ba, Kiros
+    /// and Hinton, 2016); the width is `len(weight)`.
+    fn layer_norm(&self, out: Buf, x: Buf, weight: Buf, bias: Buf, epsilon: f32, rows: usize);
+
+    /// [`Backend::rmsnorm`] of every query head of `qkv` by `query_weight` and of every key head by `key_weight`, both of
+    /// `head_dim` floats, in place.
+    fn rmsnorm_heads(&self, qkv: Buf, query_weight: Buf, key_weight: Buf, heads: Heads, epsilon: f32, rows: usize);
 
     /// `d_x = d_residual + ∂rmsnorm/∂x · d_out` and `g_weight += Σ_r d_out[r] ⊙ x[r] · rstd[r]`.
     /// `d_x` may be `d_residual` itself.
@@ -349,6 +360,13 @@ pub trait Backend: Send + Sync {
 
     /// `d_gate_up = ∂swiglu/∂gate_up · d_out`.
     fn swiglu_backward(&self, d_gate_up: Buf, d_out: Buf, gate_up: Buf, width: usize, rows: usize);
+
+    /// `x ← ½x·(1 + tanh(√(2/π)·(x + 0.044715x³)))`, the first `len` floats, in place (Hendrycks and Gimpel, 2016; the
+    /// approximation that transformers calls `gelu_new`).
+    fn gelu(&self, x: Buf, len: usize);
+
+    /// `x ← max(x, 0)`, the first `len` floats, in place; what is not a number stays so.
+    fn relu(&self, x: Buf, len: usize);
 
     /// `losses[r] = −log softmax(x[r] · headᵀ)[targets[r]]` in nats, without ever holding `rows × vocabulary` floats;
     /// 0 where the target is [`NO_TARGET`].

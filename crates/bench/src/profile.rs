@@ -193,6 +193,10 @@ impl Backend for Profiled<'_> {
         self.timed("embed", None, work::moved(2 * rows * width), || self.inner.embed(out, ids, table, rows));
     }
 
+    fn add_rows(&self, x: Buf, ids: Buf, table: Buf, width: usize, rows: usize) {
+        self.timed("add_rows", None, work::moved(3 * rows * width), || self.inner.add_rows(x, ids, table, width, rows));
+    }
+
     fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, width: usize, rows: usize) {
         self.timed("embed_backward", None, work::moved(3 * rows * width), || {
             self.inner.embed_backward(g_table, d_out, ids, width, rows);
@@ -202,6 +206,18 @@ impl Backend for Profiled<'_> {
     fn rmsnorm(&self, out: Buf, rstd: Buf, x: Buf, weight: Buf, epsilon: f32, rows: usize) {
         let work = work::moved(2 * rows * self.inner.len(weight));
         self.timed("rmsnorm", None, work, || self.inner.rmsnorm(out, rstd, x, weight, epsilon, rows));
+    }
+
+    fn layer_norm(&self, out: Buf, x: Buf, weight: Buf, bias: Buf, epsilon: f32, rows: usize) {
+        let work = work::moved(2 * rows * self.inner.len(weight));
+        self.timed("layer_norm", None, work, || self.inner.layer_norm(out, x, weight, bias, epsilon, rows));
+    }
+
+    fn rmsnorm_heads(&self, qkv: Buf, query_weight: Buf, key_weight: Buf, heads: Heads, epsilon: f32, rows: usize) {
+        let work = work::moved(2 * rows * (heads.query_width() + heads.kv_width()));
+        self.timed("rmsnorm_heads", None, work, || {
+            self.inner.rmsnorm_heads(qkv, query_weight, key_weight, heads, epsilon, rows);
+        });
     }
 
     fn add_bias(&self, x: Buf, bias: Buf, rows: usize) {
@@ -334,6 +350,14 @@ impl Backend for Profiled<'_> {
         self.timed("swiglu_backward", None, work::moved(5 * rows * width), || {
             self.inner.swiglu_backward(d_gate_up, d_out, gate_up, width, rows);
         });
+    }
+
+    fn gelu(&self, x: Buf, len: usize) {
+        self.timed("gelu", None, work::moved(2 * len), || self.inner.gelu(x, len));
+    }
+
+    fn relu(&self, x: Buf, len: usize) {
+        self.timed("relu", None, work::moved(2 * len), || self.inner.relu(x, len));
     }
 
     fn head_loss(&self, losses: Buf, x: Buf, head: Matrix, targets: Buf, rows: usize) {

@@ -1,11 +1,13 @@
-//! SwiGLU (Shazeer, 2020) and its backward.
+//! SwiGLU (Shazeer, 2020) and its backward; GELU (Hendrycks and Gimpel, 2016) and ReLU.
 //!
 //! `y = silu(g) ⊙ u` with `silu(g) = g·σ(g)`, `σ(g) = 1 / (1 + e⁻ᵍ)`;
 //! `∂L/∂u = ∂L/∂y ⊙ g·σ` and `∂L/∂g = ∂L/∂y ⊙ u ⊙ σ·(1 + g·(1 − σ))`.
+//!
+//! GELU is taken in the approximation `½x·(1 + tanh z)` with `z = √(2/π)·(x + 0.044715x³)`, which is `x·σ(2z)`.
 
 use crate::pool::Disjoint;
-use crate::simd::{Simd, at_every_level, blocks};
-use crate::split::over_items;
+use crate::simd::{LANES, Simd, at_every_level, blocks};
+use crate::split::{over_grains, over_items};
 use crate::{Level, Pool};
 
 /// `out = silu(gate) ⊙ up`: `out` is `rows × width`, a row of `gate_up` is `width` floats of gate, then `width` of up.
@@ -73,6 +75,54 @@ fn backward_rows(s: impl Simd, d_gate_up: &mut [f32], d_out: &[f32], gate_up: &[
     }
 }
 
+/// `x ← x·σ(2z)`.
+pub(crate) fn gelu(pool: &Pool, level: Level, x: &mut [f32]) {
+    over_blocks(pool, x, &|part| gelu_part(level, part));
+}
+
+/// `x ← max(x, 0)`; what is not a number stays so.
+pub(crate) fn relu(pool: &Pool, level: Level, x: &mut [f32]) {
+    over_blocks(pool, x, &|part| relu_part(level, part));
+}
+
+/// Runs `job` on parts of `x` that begin at whole vectors. Every element is computed by itself, so where parts end is seen
+/// in no bit.
+fn over_blocks(pool: &Pool, x: &mut [f32], job: &(dyn Fn(&mut [f32]) + Sync)) {
+    let len = x.len();
+    let x = Disjoint::new(x);
+    over_grains(pool, len, LANES, len, &|range| {
+        // SAFETY: ranges do not overlap.
+        job(unsafe { x.range(range) });
+    });
+}
+
+at_every_level! {
+    fn gelu_part(x: &mut [f32]) = gelu_lanes;
+}
+
+#[inline(always)]
+fn gelu_lanes(s: impl Simd, x: &mut [f32]) {
+    const TWICE_ROOT: f32 = 1.595_769; // 2·√(2/π)
+    for at in blocks(x.len()) {
+        let v = s.get(&x[at.clone()]);
+        let cubic = s.fma(s.mul(s.splat(0.044_715), v), s.mul(v, v), v);
+        s.put(&mut x[at], s.mul(v, s.sigmoid(s.mul(s.splat(TWICE_ROOT), cubic))));
+    }
+}
+
+at_every_level! {
+    fn relu_part(x: &mut [f32]) = relu_lanes;
+}
+
+#[inline(always)]
+fn relu_lanes(s: impl Simd, x: &mut [f32]) {
+    for at in blocks(x.len()) {
+        let v = s.get(&x[at.clone()]);
+        // Of two operands the second where one is no number: a NaN is seen.
+        s.put(&mut x[at], s.max(s.splat(0.0), v));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +160,24 @@ mod tests {
         let gate_up = [100.0, -100.0, f32::NAN, 0.0, 2.0, 2.0, 2.0, 2.0];
         swiglu(&Pool::new(1), Level::Scalar, &mut out, &gate_up, 4, 1);
         assert!(out[0] == 200.0 && out[1].abs() < 1e-30 && out[2].is_nan() && out[3] == 0.0, "{out:?}");
+    }
+
+    #[test]
+    fn gelu_and_relu_have_the_same_bits_at_every_level() {
+        for len in [1, 17, 100, 20_000] {
+            let x: Vec<f32> = floats(1, len).iter().map(|x| 8.0 * x).collect();
+            let run = |pool: &Pool, level| {
+                let (mut gelus, mut relus) = (x.clone(), x.clone());
+                gelu(pool, level, &mut gelus);
+                relu(pool, level, &mut relus);
+                [bits(&gelus), bits(&relus)]
+            };
+            let want = run(&Pool::new(1), Level::Scalar);
+            for pool in pools() {
+                for level in crate::available() {
+                    assert_eq!(run(&pool, level), want, "{level:?} {len}");
+                }
+            }
+        }
     }
 }

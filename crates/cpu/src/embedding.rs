@@ -1,12 +1,26 @@
-//! The backward of an embedding table: rows of gradients added to the rows of their ids.
+//! Rows of a table of floats that are added to rows, and the backward of an embedding table: rows of gradients added to the
+//! rows of their ids.
 //!
-//! Each thread owns a range of columns and visits all rows in ascending order, so an id that occurs often is summed in
+//! Backward, each thread owns a range of columns and visits all rows in ascending order, so an id that occurs often is summed in
 //! the same order whatever the number of threads.
 
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
-use crate::split::over_grains;
+use crate::split::{over_grains, over_items};
 use crate::{Level, Pool};
+
+/// `x[r] += table[ids[r]]`, rows of `width` floats.
+pub(crate) fn add_rows(pool: &Pool, x: &mut [f32], ids: &[u32], table: &[f32], width: usize) {
+    let x = Disjoint::new(&mut x[..ids.len() * width]);
+    over_items(pool, ids.len(), ids.len() * width, &|range| {
+        // SAFETY: ranges of rows do not overlap.
+        let x = unsafe { x.range(range.start * width..range.end * width) };
+        for (x, &id) in x.chunks_exact_mut(width).zip(&ids[range]) {
+            // One addition an element, which every level rounds alike: the compiler may vectorise it as it likes.
+            x.iter_mut().zip(&table[id as usize * width..][..width]).for_each(|(x, row)| *x += row);
+        }
+    });
+}
 
 /// `g_table[ids[r]] += d_out[r]`, rows of `width` floats, ascending.
 pub(crate) fn embed_backward(

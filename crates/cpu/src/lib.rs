@@ -19,6 +19,7 @@ mod cross_entropy;
 mod embedding;
 mod gemm;
 mod kv_cache;
+mod layer_norm;
 mod level;
 mod matrix;
 mod memory;
@@ -98,6 +99,14 @@ impl Cpu {
     /// Where that operation panicked: what it wrote is lost.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("an operation on this backend has panicked; its buffers are lost")
+    }
+
+    /// Changes one buffer of floats, by what others hold.
+    fn change(&self, x: Buf, work: impl FnOnce(&mut [f32], &Arena)) {
+        let b = &mut self.state().buffers;
+        let mut floats = b.take(x);
+        work(&mut floats, b);
+        b.put(x, floats);
     }
 
     /// `out = onto + x · wᵀ`.
@@ -221,6 +230,10 @@ impl Backend for Cpu {
         state.buffers.put(out, floats);
     }
 
+    fn add_rows(&self, x: Buf, ids: Buf, table: Buf, width: usize, rows: usize) {
+        self.change(x, |x, b| embedding::add_rows(&self.pool, x, &b.ids(ids)[..rows], b.floats(table), width));
+    }
+
     fn embed_backward(&self, g_table: Buf, d_out: Buf, ids: Buf, width: usize, rows: usize) {
         let mut state = self.state();
         let mut g = state.buffers.take(g_table);
@@ -238,11 +251,22 @@ impl Backend for Cpu {
         b.put(rstd, rstd_floats);
     }
 
+    fn layer_norm(&self, out: Buf, x: Buf, weight: Buf, bias: Buf, epsilon: f32, rows: usize) {
+        self.change(out, |out, b| {
+            let (x, weight, bias) = (b.floats(x), b.floats(weight), b.floats(bias));
+            layer_norm::layer_norm(&self.pool, self.level, out, x, weight, bias, epsilon, rows);
+        });
+    }
+
+    fn rmsnorm_heads(&self, qkv: Buf, query_weight: Buf, key_weight: Buf, heads: Heads, epsilon: f32, rows: usize) {
+        self.change(qkv, |qkv, b| {
+            let weights = [b.floats(query_weight), b.floats(key_weight)];
+            norm::rmsnorm_heads(&self.pool, self.level, qkv, weights, heads, epsilon, rows);
+        });
+    }
+
     fn add_bias(&self, x: Buf, bias: Buf, rows: usize) {
-        let b = &mut self.state().buffers;
-        let mut floats = b.take(x);
-        bias::add_bias(&self.pool, &mut floats, b.floats(bias), rows);
-        b.put(x, floats);
+        self.change(x, |x, b| bias::add_bias(&self.pool, x, b.floats(bias), rows));
     }
 
     fn rmsnorm_backward_add(
@@ -302,17 +326,15 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, qkv: Buf, table: Buf, positions: Buf, heads: Heads, rows: usize) {
-        let b = &mut self.state().buffers;
-        let mut floats = b.take(qkv);
-        rope::rope(&self.pool, self.level, &mut floats, b.floats(table), b.ids(positions), heads, rows);
-        b.put(qkv, floats);
+        self.change(qkv, |qkv, b| {
+            rope::rope(&self.pool, self.level, qkv, b.floats(table), b.ids(positions), heads, rows);
+        });
     }
 
     fn rope_backward(&self, d_qkv: Buf, table: Buf, positions: Buf, heads: Heads, rows: usize) {
-        let b = &mut self.state().buffers;
-        let mut floats = b.take(d_qkv);
-        rope::rope_backward(&self.pool, self.level, &mut floats, b.floats(table), b.ids(positions), heads, rows);
-        b.put(d_qkv, floats);
+        self.change(d_qkv, |d, b| {
+            rope::rope_backward(&self.pool, self.level, d, b.floats(table), b.ids(positions), heads, rows);
+        });
     }
 
     fn attention(
@@ -427,18 +449,24 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&self, out: Buf, gate_up: Buf, width: usize, rows: usize) {
-        let b = &mut self.state().buffers;
-        let mut floats = b.take(out);
-        activation::swiglu(&self.pool, self.level, &mut floats, b.floats(gate_up), width, rows);
-        b.put(out, floats);
+        self.change(out, |out, b| {
+            activation::swiglu(&self.pool, self.level, out, b.floats(gate_up), width, rows);
+        });
     }
 
     fn swiglu_backward(&self, d_gate_up: Buf, d_out: Buf, gate_up: Buf, width: usize, rows: usize) {
-        let b = &mut self.state().buffers;
-        let mut d = b.take(d_gate_up);
-        let (d_out, gate_up) = (b.floats(d_out), b.floats(gate_up));
-        activation::swiglu_backward(&self.pool, self.level, &mut d, d_out, gate_up, width, rows);
-        b.put(d_gate_up, d);
+        self.change(d_gate_up, |d, b| {
+            let (d_out, gate_up) = (b.floats(d_out), b.floats(gate_up));
+            activation::swiglu_backward(&self.pool, self.level, d, d_out, gate_up, width, rows);
+        });
+    }
+
+    fn gelu(&self, x: Buf, len: usize) {
+        self.change(x, |x, _| activation::gelu(&self.pool, self.level, &mut x[..len]));
+    }
+
+    fn relu(&self, x: Buf, len: usize) {
+        self.change(x, |x, _| activation::relu(&self.pool, self.level, &mut x[..len]));
     }
 
     fn head_loss(&self, losses: Buf, x: Buf, head: Matrix, targets: Buf, rows: usize) {

@@ -10,6 +10,7 @@ use crate::reduce::dot;
 use crate::simd::{LANES, Simd, at_every_level, blocks};
 use crate::split::{over_grains, over_items};
 use crate::{Level, Pool};
+use backend::Heads;
 
 /// `out[r] = x[r] · rstd[r] ⊙ weight`; `out` and `x` are `rows × weight.len()`, `rstd` is `rows`.
 pub(crate) fn rmsnorm(
@@ -30,6 +31,31 @@ pub(crate) fn rmsnorm(
         // SAFETY: ranges of rows do not overlap.
         let (out, rstd) = unsafe { (out.range(elements), rstd.range(range)) };
         forward(level, out, rstd, x, weight, epsilon);
+    });
+}
+
+/// Every head of queries and keys normalized in place: query heads by the first of `weights`, key heads by the second,
+/// both `head_dim` floats; `qkv` is `rows × qkv_width`.
+pub(crate) fn rmsnorm_heads(
+    pool: &Pool,
+    level: Level,
+    qkv: &mut [f32],
+    weights: [&[f32]; 2],
+    heads: Heads,
+    epsilon: f32,
+    rows: usize,
+) {
+    assert!(weights.iter().all(|weight| weight.len() == heads.head_dim), "weights of one head");
+    let width = heads.qkv_width();
+    let qkv = Disjoint::new(&mut qkv[..rows * width]);
+    over_items(pool, rows, rows * width, &|range| {
+        // SAFETY: ranges of rows do not overlap.
+        let qkv = unsafe { qkv.range(range.start * width..range.end * width) };
+        for row in qkv.chunks_exact_mut(width) {
+            let (queries, rest) = row.split_at_mut(heads.query_width());
+            normalize_in_place(level, queries, weights[0], epsilon);
+            normalize_in_place(level, &mut rest[..heads.kv_width()], weights[1], epsilon);
+        }
     });
 }
 
@@ -79,6 +105,22 @@ fn forward_rows(s: impl Simd, out: &mut [f32], rstd: &mut [f32], x: &[f32], weig
         for at in blocks(width) {
             let scaled = s.mul(s.get(&x[at.clone()]), scale);
             s.put(&mut out[at.clone()], s.mul(scaled, s.get(&weight[at])));
+        }
+    }
+}
+
+at_every_level! {
+    fn normalize_in_place(x: &mut [f32], weight: &[f32], epsilon: f32) = normalize_rows_in_place;
+}
+
+#[inline(always)]
+fn normalize_rows_in_place(s: impl Simd, x: &mut [f32], weight: &[f32], epsilon: f32) {
+    let width = weight.len();
+    for x in x.chunks_exact_mut(width) {
+        let scale = s.splat(1.0 / (dot(s, x, x) / width as f32 + epsilon).sqrt());
+        for at in blocks(width) {
+            let scaled = s.mul(s.get(&x[at.clone()]), scale);
+            s.put(&mut x[at.clone()], s.mul(scaled, s.get(&weight[at])));
         }
     }
 }
@@ -161,6 +203,25 @@ mod tests {
                             assert_eq!(bits(&got.3), bits(&want.3), "{level:?} {width}×{rows} g_weight");
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_normalized_like_rows() {
+        let heads = Heads { heads: 3, kv_heads: 1, head_dim: 20 };
+        let (rows, weights) = (70, [floats(1, 20), floats(2, 20)]);
+        let qkv = floats(3, rows * heads.qkv_width());
+        for pool in pools() {
+            for level in crate::available() {
+                let mut got = qkv.clone();
+                rmsnorm_heads(&pool, level, &mut got, [&weights[0], &weights[1]], heads, 1e-6, rows);
+                for (got, x) in got.chunks(100).zip(qkv.chunks(100)) {
+                    let (mut want, mut rstd) = (x.to_vec(), [0.0; 3]);
+                    rmsnorm(&pool, Level::Scalar, &mut want, &mut rstd, x, &weights[0], 1e-6, 3);
+                    rmsnorm(&pool, Level::Scalar, &mut want[60..], &mut rstd, &x[60..], &weights[1], 1e-6, 1);
+                    assert_eq!(bits(got), bits(&want), "{level:?}");
                 }
             }
         }

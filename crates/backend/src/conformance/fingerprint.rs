@@ -39,6 +39,10 @@ fn elementwise(b: &dyn Backend, all: &mut Vec<(String, u64)>) {
     all.push(("rmsnorm".into(), hash(&lab.read(out, len))));
     all.push(("rmsnorm_backward_add d_x".into(), hash(&lab.read(d_x, len))));
     all.push(("rmsnorm_backward_add g_weight".into(), hash(&lab.read(g, width))));
+    b.layer_norm(out, x, weight, g, 1e-5, ROWS);
+    all.push(("layer_norm".into(), hash(&lab.read(out, len))));
+    b.gelu(out, len);
+    all.push(("gelu".into(), hash(&lab.read(out, len))));
     b.swiglu(out, x, width / 2, ROWS);
     all.push(("swiglu".into(), hash(&lab.read(out, len / 2))));
     b.swiglu_backward(d_x, out, x, width / 2, ROWS);

@@ -25,6 +25,24 @@ pub(super) fn rstd(x: &[f64], width: usize, epsilon: f64) -> Vec<f64> {
     x.chunks(width).map(|x| 1.0 / (mean(x) + epsilon).sqrt()).collect()
 }
 
+/// Layer normalization.
+pub(super) fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let row = |x: &[f64]| {
+        let centered: Vec<f64> = x.iter().map(|value| value - mean(x)).collect();
+        let rstd = 1.0 / (mean(&centered.iter().map(|c| c * c).collect::<Vec<_>>()) + epsilon).sqrt();
+        let parts = centered.iter().zip(weight).zip(bias);
+        parts.map(|((c, w), b)| c * rstd * w + b).collect::<Vec<_>>()
+    };
+    x.chunks(weight.len()).flat_map(row).collect()
+}
+
+/// GELU by its hyperbolic tangent.
+pub(super) fn gelu(x: &[f64]) -> Vec<f64> {
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    x.iter().map(|x| 0.5 * x * (1.0 + (root * (x + 0.044_715 * x.powi(3))).tanh())).collect()
+}
+
 /// `silu(gate) ⊙ up`.
 pub(super) fn swiglu(gate_up: &[f64], width: usize) -> Vec<f64> {
     let row = |row: &[f64]| {
