@@ -101,6 +101,59 @@ fn results_have_the_harnesss_layout() {
     );
 }
 
+/// A sum of gsm8k.
+fn sum(i: usize) -> Value {
+    json!({"question": format!("ke {i} balo?"), "answer": format!("{i} mi {i} ke\n#### {}", 2 * i)})
+}
+
+#[test]
+fn texts_are_written_filtered_and_measured_and_not_written_again() {
+    let lab = lab();
+    lab.write("data/gsm8k/test.jsonl", lines(&(0..3).map(sum).collect::<Vec<_>>()));
+    lab.write("data/gsm8k/train.jsonl", lines(&(3..9).map(sum).collect::<Vec<_>>()));
+    let command = |out| eval(out, &["--tasks", "gsm8k,sciq", "--fewshot", "1", "--max-gen-toks", "8"]);
+    let results = lab.json(&command("out"));
+    let gsm8k = &results["results"]["gsm8k"];
+    assert!(gsm8k["exact_match,strict-match"].is_f64() && gsm8k["exact_match_stderr,flexible-extract"].is_f64());
+    assert_eq!(results["configs"]["gsm8k"]["generation_kwargs"]["until"][0], "Question:");
+    let items = samples(&lab, "out", "gsm8k");
+    assert_eq!(items.len(), 6, "a line for each of three documents and two filters");
+    let filters: Vec<&str> = items.iter().filter_map(|item| item["filter"].as_str()).collect();
+    assert_eq!(filters, [["strict-match"; 3], ["flexible-extract"; 3]].concat());
+    for (index, item) in items.iter().enumerate() {
+        let prompt = item["arguments"]["gen_args_0"]["arg_0"].as_str().expect("a prompt");
+        assert!(
+            prompt.starts_with("Question: ke ")
+                && prompt.ends_with(&format!("Question: ke {} balo?\nAnswer:", index % 3))
+        );
+        let text = item["resps"][0][0].as_str().expect("a text");
+        let number = text.rsplit(|c: char| !c.is_ascii_digit()).find(|word| !word.is_empty());
+        let filtered = item["filtered_resps"][0].as_str().expect("what the filter leaves");
+        assert!(filtered == "[invalid]" || text.contains(filtered), "{item}");
+        assert!(index < 3 || number.is_none_or(|_| filtered != "[invalid]"), "{item}");
+    }
+    let finished = lab.read("out/finished.jsonl");
+    let texts =
+        String::from_utf8(finished.clone()).expect("UTF-8").lines().filter(|line| line.contains("text")).count();
+    assert_eq!(texts, 3);
+    let cut = finished.iter().rposition(|&byte| byte == b':').expect("a colon");
+    lab.write("cut/finished.jsonl", &finished[..cut]); // a kill while the last text was kept
+    assert_eq!(lab.json(&command("cut"))["results"], results["results"]);
+    assert!(lab.read("cut/samples_gsm8k.jsonl") == lab.read("out/samples_gsm8k.jsonl"));
+    let more = ["--tasks", "gsm8k", "--samples", "3", "--max-gen-toks", "8"];
+    assert!(lab.refused(&eval("many", &more)).contains("above 0 with several --samples"));
+    lab.ok(&eval("many", &[&more[..], &["--temperature", "2", "--seed", "7"]].concat()));
+    let texts: BTreeSet<String> = samples(&lab, "many", "gsm8k")[0]["resps"][0]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    assert!(texts.len() > 1, "three texts at temperature 2 should differ: {texts:?}");
+    let refused = lab.refused(&eval("wide", &["--tasks", "gsm8k", "--max-gen-toks", "4000"]));
+    assert!(refused.contains("gsm8k: it generates up to 4000 tokens, but the model's context is"), "{refused}");
+}
+
 #[test]
 fn a_run_that_was_cut_short_goes_on_to_the_same_bits() {
     let lab = lab();
@@ -203,8 +256,8 @@ fn wrong_wishes_are_refused_in_a_sentence() {
     let lab = lab();
     let refused =
         |tasks: &'static str, more: &[&'static str]| lab.refused(&[&eval("out", &["--tasks", tasks]), more].concat());
-    let unknown = refused("gsm8k", &[]);
-    assert!(unknown.contains("gsm8k: there is no such task") && unknown.contains("winogrande"), "{unknown}");
+    let unknown = refused("drop", &[]);
+    assert!(unknown.contains("drop: there is no such task") && unknown.contains("winogrande"), "{unknown}");
     assert!(refused("scqi", &[]).contains("did you mean sciq?"));
     assert!(refused("piqa", &[]).contains("no file for the split `validation`"));
     lab.write("data/piqa/validation.jsonl", "{\"goal\": \"ke\", \"sol1\": \"a\", \"label\": 0}\n");

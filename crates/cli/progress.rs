@@ -131,12 +131,13 @@ impl EvalProgress {
 
     /// Shows how far it is, and when it ends: rows all cost about the same.
     pub(crate) fn update(&mut self, status: eval::Status) {
-        let eval::Status { requests, of, rows, of_rows } = status;
+        let eval::Status { requests, of, rows, of_rows, unit } = status;
         let mut message = format!("{requests} of {of} requests");
         if rows > 0 && rows < of_rows {
             let seconds = self.started.elapsed().as_secs_f64();
             message += &format!(
-                ", {:.0} tokens/s, {} left",
+                ", {:.*} {unit}/s, {} left",
+                if unit == "tokens" { 0 } else { 2 },
                 rows as f64 / seconds,
                 duration(seconds * (of_rows - rows) as f64 / rows as f64)
             );

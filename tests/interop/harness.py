@@ -8,8 +8,10 @@
 The model is exported to a Hugging Face folder in f32, which both programs read; both compute in f32. The harness reads the
 same data files (`dataset_path: json`) with its own task files: its prompts, samplers and metrics, not copies of them. For
 every document of every task these must agree: contexts and continuations to the character, log-probabilities to 1e-4 of
-their size, every metric of the document; and for the task, its metrics and their standard errors. One line a task; the exit
-code is 1 where something differs.
+their size, every metric of the document; and for the task, its metrics and their standard errors. Texts that a task has
+generated must be equal, and their metrics; a text that differs passes if the two went apart where the two likeliest tokens
+have nearly the same logit (the margin is printed), which then counts as a near tie. One line a task; the exit code is 1 where
+something differs.
 """
 
 import argparse
@@ -51,13 +53,17 @@ TASKS = {
     "commonsense_qa": ("commonsense_qa/default.yaml", "commonsense_qa", {"validation": "validation"}),
     "social_iqa": ("siqa/siqa.yaml", "social_iqa", {"validation": "validation"}),
     "wikitext": ("wikitext/wikitext.yaml", "wikitext", {"test": "test"}),
+    "gsm8k": ("gsm8k/gsm8k.yaml", "gsm8k", {"train": "train", "test": "test"}),
     "mmlu_anatomy": ("mmlu/default/mmlu_anatomy.yaml", "mmlu", {"dev": "dev", "test": "test"}),
     "mmlu_high_school_us_history": ("mmlu/default/mmlu_high_school_us_history.yaml", "mmlu", {"dev": "dev", "test": "test"}),
     "mmlu_moral_scenarios": ("mmlu/default/mmlu_moral_scenarios.yaml", "mmlu", {"dev": "dev", "test": "test"}),
 }
 # Metrics that the harness's files have and ours must agree with.
-METRICS = ["acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
+METRICS = ["acc", "acc_norm", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "exact_match"]
 TOLERANCE = 1e-4
+GENERATES = ["gsm8k"]
+# Logits of two tokens that are less apart than this are a near tie.
+NEAR_TIE = 1e-3
 
 
 def documents(data, task, folder, split):
@@ -148,6 +154,60 @@ def differences(ours, theirs):
     return found
 
 
+def margin(model, prompt, one, other):
+    """Where two continuations of a prompt go apart, and how far apart the two likeliest tokens are there."""
+    encode = lambda text: model.tokenizer(prompt + text)["input_ids"]
+    first, second = encode(one), encode(other)
+    at = next((i for i, pair in enumerate(zip(first, second)) if pair[0] != pair[1]), min(len(first), len(second)))
+    with torch.no_grad():
+        best = torch.topk(model.model(torch.tensor([first[:at]])).logits[0, -1], 2).values
+    return at, float(best[0] - best[1])
+
+
+def check_texts(task, ours, out, theirs, model):
+    """As `check`, for a task that generates: prompts, texts, what filters leave, metrics."""
+    with open(out / f"samples_{task}.jsonl", encoding="utf-8") as lines:
+        mine = {(sample["doc_id"], sample["filter"]): sample for sample in map(json.loads, lines)}
+    samples = {(sample["doc_id"], sample["filter"]): sample for sample in theirs["samples"][task]}
+    problems, near, texts = [], {}, 0
+    if mine.keys() != samples.keys():
+        problems.append(f"samples {sorted(mine)} and {sorted(samples)}")
+    for key in sorted(mine.keys() & samples.keys()):
+        own, other = mine[key], samples[key]
+        prompt = other["arguments"][0][0]
+        if own["arguments"]["gen_args_0"]["arg_0"] != prompt:
+            problems.append(f"{key}: prompts {own['arguments']['gen_args_0']['arg_0']!r} and {prompt!r}")
+        if own["target"] != str(other["target"]):
+            problems.append(f"{key}: targets {own['target']!r} and {other['target']!r}")
+        texts += 1
+        text, reference = own["resps"][0][0], other["resps"][0][0]
+        if text != reference:
+            at, apart = margin(model, prompt, text, reference)
+            near[key[0]] = apart
+            if apart > NEAR_TIE:
+                problems.append(f"{key}: texts {text!r} and {reference!r}, apart at token {at}, margin {apart:.2e}")
+            continue
+        response = other["filtered_resps"][0]
+        if own["filtered_resps"] != (list(response) if isinstance(response, (list, tuple)) else [response]):
+            problems.append(f"{key}: filtered {own['filtered_resps']} and {response!r}")
+        for metric in METRICS:
+            if metric in other and not close(float(own[metric]), float(other[metric])):
+                problems.append(f"{key}: {metric} {own[metric]} and {other[metric]}")
+    for key, value in theirs["results"][task].items():
+        if key.split(",")[0].removesuffix("_stderr") in METRICS and not near:
+            own = ours["results"][task].get(key)
+            if own is None or not (own == value if isinstance(value, str) else close(own, value)):
+                problems.append(f"{key}: {own} and {value}")
+    verdict = f"FAIL ({len(problems)})" if problems else "ok"
+    cut = ours["config"]["truncated_requests"][task]
+    cut = f", {cut} cut to the context" if cut else ""
+    ties = f", {len(near)} apart at near ties (margins {', '.join(f'{apart:.1e}' for apart in near.values())})" if near else ""
+    print(f"{verdict} {task}: {texts} texts and filters compared{ties}{cut}", flush=True)
+    for problem in problems[:5]:
+        print(f"     {problem[:1500]}", flush=True)
+    return not problems
+
+
 def largest(ours, theirs):
     pairs = zip(ours["loglikelihoods"], log_probabilities(theirs))
     return max((abs(a - b) / max(abs(b), 1e-9) for a, b in pairs), default=0.0)
@@ -186,6 +246,7 @@ def run(options, tasks, folder, work, shots, bos):
     command += ["--limit", str(options.limit), "--dtype", "f32", "--out", str(out), "--bos", bos, "--json"]
     command += ["--threads", str(options.threads)]
     command += ["--fewshot", str(shots)] if shots else []
+    command += ["--max-gen-toks", str(options.max_gen_toks)] if options.max_gen_toks else []
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -197,12 +258,15 @@ def run(options, tasks, folder, work, shots, bos):
     started = time.monotonic()
     model = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=options.batch, add_bos_token=begins)
     manager = TaskManager(include_path=str(work), include_defaults=False)
+    kwargs = {"gen_kwargs": {"max_gen_toks": options.max_gen_toks}} if options.max_gen_toks else {}
     theirs = lm_eval.simple_evaluate(
-        model=model, tasks=tasks, task_manager=manager, limit=options.limit, num_fewshot=shots or None, log_samples=True
+        model=model, tasks=tasks, task_manager=manager, limit=options.limit, num_fewshot=shots or None, log_samples=True,
+        confirm_run_unsafe_code=True, **kwargs
     )
     other = time.monotonic() - started
     print(f"note {shots} examples, --bos {bos}: slm {seconds:.1f} s, harness {other:.1f} s (both with loading)", flush=True)
-    return all([check(task, ours, out, theirs) for task in tasks])
+    checks = [check_texts(task, ours, out, theirs, model) if task in GENERATES else check(task, ours, out, theirs) for task in tasks]
+    return all(checks)
 
 
 def main():
@@ -216,6 +280,7 @@ def main():
     parser.add_argument("--bos", default="auto", help="modes, with commas")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, help="the model's context is taken to be this: what is longer is cut")
+    parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated text")
     parser.add_argument("--random", action="store_true", help="a small random model of the same vocabulary instead")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()

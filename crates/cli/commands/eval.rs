@@ -7,12 +7,19 @@ use crate::{output, signals};
 use anyhow::Result;
 use backend::Backend;
 use clap::{Args, ValueEnum};
-use eval::{BosMode, Catalog, Encoder, Facts, Options, TaskRequests, TaskResults};
+use eval::{
+    Answers, BosMode, Catalog, Encoder, Facts, Measured, Options, Overrides, TaskRequests, TaskResults, Writer,
+};
 use formats::file;
-use infer::ContinuationScorer;
+use infer::{ContinuationScorer, Session};
+use model::Model;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokenizer::Tokenizer;
+
+/// Tokens that a scorer must be able to read for what tells models apart.
+const FINGERPRINT: usize = 24;
 
 /// Benchmarks, item for item as lm-evaluation-harness scores them
 #[derive(Args)]
@@ -49,6 +56,21 @@ pub(crate) struct Arguments {
     /// More tasks: a YAML file as lm-evaluation-harness has them, or a folder of such files
     #[arg(long, value_name = "PATH")]
     task_file: Vec<PathBuf>,
+    /// Texts of each document, for tasks that generate; more than 1 needs a --temperature
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    samples: Option<u64>,
+    /// How random generated texts are; 0 is not at all [default: what the task says]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Choose among the likeliest tokens that together have this probability [default: what the task says]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Most tokens of a generated text [default: what the task says]
+    #[arg(long, value_name = "N")]
+    max_gen_toks: Option<usize>,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
     /// Use this tokenizer instead of the model's own
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -96,7 +118,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
     let mut encoder = Encoder::new(&tokenizer, arguments.bos.into(), model.config.context)?;
     let limit = arguments.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let options = Options { limit, shots: arguments.fewshot };
+    let generation = Overrides {
+        samples: arguments.samples.map(|samples| usize::try_from(samples).unwrap_or(usize::MAX)),
+        temperature: arguments.temperature,
+        top_p: arguments.top_p,
+        max_tokens: arguments.max_gen_toks,
+        seed: arguments.seed,
+        keeps_space: false,
+    };
+    let options = Options { limit, shots: arguments.fewshot, generation };
     let mut tasks = Vec::with_capacity(selection.tasks.len());
     for task in &selection.tasks {
         tasks.push(TaskRequests::build(task, &arguments.data, options, &mut encoder)?);
@@ -109,15 +139,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let device = cpu.describe();
     let facts =
         [("model", arguments.model.display().to_string()), ("dtype", dtype.clone()), ("level", device.level.clone())];
-    let longest = tasks.iter().flat_map(|task| &task.requests).map(|request| request.ids.len() - 1).max();
-    let scorer = ContinuationScorer::new(&cpu, &model, longest.unwrap_or(1))?;
-    let stop = signals::stop_flag()?;
-    let mut progress = EvalProgress::new();
-    let scores = eval::score(&scorer, &tasks, &arguments.out, &facts, &mut |status| {
-        progress.update(status);
-        !stop.load(Ordering::Relaxed)
-    });
-    progress.finish();
+    let answers = ask(&cpu, &model, &tokenizer, &tasks, &arguments, &facts)?;
     let facts = Facts {
         model: arguments.model.display().to_string(),
         dtype,
@@ -127,8 +149,38 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         started: since_1970,
         seconds: started.elapsed().as_secs_f64(),
     };
-    let table = eval::write_results(&arguments.out, &tasks, &scores?, &selection.groups, &facts)?;
+    let table = eval::write_results(&arguments.out, &tasks, &answers, &selection.groups, &facts)?;
     print(&arguments, &table)
+}
+
+/// Has the model score and write.
+fn ask(
+    b: &dyn Backend,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    tasks: &[TaskRequests],
+    arguments: &Arguments,
+    facts: &[(&str, String)],
+) -> Result<Answers> {
+    let stop = signals::stop_flag()?;
+    let mut progress = EvalProgress::new();
+    let mut show = |status| {
+        progress.update(status);
+        !stop.load(Ordering::Relaxed)
+    };
+    let longest = tasks.iter().flat_map(|task| &task.requests).map(|request| request.ids.len() - 1).max();
+    let scorer = ContinuationScorer::new(b, model, longest.unwrap_or(0).max(FINGERPRINT.min(model.config.context)))?;
+    let mut finished = eval::finished(&arguments.out, &scorer, facts)?;
+    let mut answers = Answers { scores: eval::score(&scorer, tasks, &mut finished, &mut show)?, ..Answers::default() };
+    drop(scorer);
+    let longest = eval::longest_text(tasks);
+    if longest > 0 {
+        let session = Session::with_cache(b, model, longest, inputs::kv_type(None, model.precision))?;
+        let mut writer = Writer::new(session, tokenizer, model.config.eos.clone());
+        answers.texts = eval::write(&mut writer, tasks, &mut finished, &mut show)?;
+    }
+    progress.finish();
+    Ok(answers)
 }
 
 fn note_truncated(tasks: &[TaskRequests]) {
@@ -137,7 +189,7 @@ fn note_truncated(tasks: &[TaskRequests]) {
             "  {}: {} of {} contexts are longer than the model's and were cut from the left",
             task.task.name,
             task.truncated,
-            task.requests.len()
+            task.requests.len() + task.prompts.len()
         ));
     }
 }
@@ -150,11 +202,12 @@ fn print(arguments: &Arguments, table: &[TaskResults]) -> Result<()> {
     }
     let name_width = table.iter().map(|row| row.name.len()).max().unwrap_or(0);
     for row in table {
-        for (metric, value, stderr) in &row.metrics {
+        for Measured { metric, filter, value, stderr } in &row.metrics {
             let shots = row.shots.map_or("-".into(), |shots| shots.to_string());
             let stderr = stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
+            let filter = if filter == "none" { String::new() } else { format!("  ({filter})") };
             output::line(format!(
-                "{:name_width$}  {shots:>2}-shot  {:>6} documents  {metric:>15}  {value:.4}{stderr}",
+                "{:name_width$}  {shots:>2}-shot  {:>6} documents  {metric:>15}  {value:.4}{stderr}{filter}",
                 row.name, row.documents
             ))?;
         }

@@ -15,7 +15,7 @@ macro_rules! task_files {
 }
 
 task_files! {
-    "_mmlu_subject" "arc_challenge" "arc_easy" "boolq" "commonsense_qa" "copa" "hellaswag" "lambada_openai" "logiqa" "mmlu"
+    "_mmlu_subject" "arc_challenge" "arc_easy" "boolq" "commonsense_qa" "copa" "gsm8k" "hellaswag" "lambada_openai" "logiqa" "mmlu"
     "mmlu_humanities" "mmlu_humanities_subjects" "mmlu_other" "mmlu_other_subjects" "mmlu_social_sciences"
     "mmlu_social_sciences_subjects" "mmlu_stem" "mmlu_stem_subjects" "openbookqa" "piqa" "sciq" "social_iqa"
     "truthfulqa_mc1" "truthfulqa_mc2" "wikitext" "winogrande" "wsc"
@@ -233,8 +233,8 @@ mod tests {
     fn unknown_tasks_are_named_with_the_nearest() {
         let refused = |name: &str| Catalog::builtin().unwrap().select(&[name.into()]).err().unwrap().to_string();
         assert!(refused("helaswag").contains("did you mean hellaswag?"), "{}", refused("helaswag"));
-        let generation = refused("gsm8k");
-        assert!(generation.starts_with("gsm8k: there is no such task") && generation.contains("winogrande"));
+        let unknown = refused("drop");
+        assert!(unknown.starts_with("drop: there is no such task") && unknown.contains("winogrande"));
     }
 
     #[test]
@@ -247,7 +247,8 @@ mod tests {
             ("doc_to_text", "doc_to_txt", "unknown field `doc_to_txt` (did you mean `doc_to_text`?)"),
             ("test_split: test\n", "", "`validation_split`"),
             ("metric: acc", "metric: acc_nrom", "did you mean acc_norm?"),
-            ("multiple_choice", "generate_until", "must be multiple_choice, loglikelihood"),
+            ("multiple_choice", "generate_unless", "must be multiple_choice, loglikelihood"),
+            ("multiple_choice", "generate_until", "metric \"acc\" is unknown here; there are exact_match"),
             ("doc_to_text: q", "doc_to_text: !function utils.text", "`doc_to_text` is a Python function"),
             ("doc_to_text: q\n", "", "the field `doc_to_text` is missing"),
             ("doc_to_text: q", "include: other.yaml", "which is not beside it"),

@@ -95,7 +95,8 @@ impl Loaded {
                 let Some((metric, filter)) = key.split_once(',') else { continue };
                 let Some(value) = value.as_f64().filter(|_| !metric.ends_with("_stderr")) else { continue };
                 let stderr = metrics.get(&format!("{metric}_stderr,{filter}")).and_then(Value::as_f64);
-                found.insert(metric.to_owned(), Number { value, stderr });
+                let name = if filter == "none" { metric.to_owned() } else { format!("{metric} ({filter})") };
+                found.insert(name, Number { value, stderr });
             }
             numbers.insert(task.clone(), found);
         }
@@ -122,6 +123,10 @@ impl Loaded {
         let Some(path) = Some(own).filter(|path| file::exists(path)).or_else(newest) else {
             return Ok(BTreeMap::new());
         };
+        let (metric, filter) = match metric.strip_suffix(')').and_then(|metric| metric.split_once(" (")) {
+            Some((metric, filter)) => (metric, Some(filter)),
+            None => (metric, None),
+        };
         let mut values = BTreeMap::new();
         for (index, line) in file::read_to_string(&path)?.lines().enumerate() {
             let sample: Value = serde_json::from_str(line).map_err(|error| EvalError::NotJson {
@@ -129,7 +134,9 @@ impl Loaded {
                 line: index + 1,
                 problem: error.to_string(),
             })?;
-            if let (Some(document), Some(value)) = (sample["doc_id"].as_u64(), sample[metric].as_f64()) {
+            let is_other = filter.is_some_and(|filter| sample["filter"] != filter);
+            if let (Some(document), Some(value), false) = (sample["doc_id"].as_u64(), sample[metric].as_f64(), is_other)
+            {
                 values.insert(document, value);
             }
         }

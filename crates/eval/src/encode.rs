@@ -121,6 +121,19 @@ impl<'t> Encoder<'t> {
         Ok((Request { ids, scored, greedy }, cut))
     }
 
+    /// The ids of a prompt that leave room for `room` more tokens, and how many were cut from its left; `None` if the
+    /// context has no such room.
+    pub fn prompt(&self, text: &str, room: usize) -> Option<(Vec<u32>, usize)> {
+        let most = self.context.checked_sub(room).filter(|&most| most > 0)?;
+        let mut ids = self.encode(text);
+        if ids.is_empty() {
+            ids.push(self.prefix);
+        }
+        let cut = ids.len().saturating_sub(most);
+        ids.drain(..cut);
+        Some((ids, cut))
+    }
+
     /// The windows of a text of any length; every token is scored once, the first as what follows the prefix token.
     pub fn rolling(&self, text: &str) -> Vec<Request> {
         let ids: Vec<u32> = std::iter::once(self.prefix).chain(self.encode(text)).collect();
@@ -190,6 +203,11 @@ mod tests {
         let mut bare = Encoder::new(&tokenizer, BosMode::Never, 6).unwrap();
         assert_eq!(bare.pair("ab", "c", false).unwrap().0.ids.len(), 3);
         assert_eq!(bare.pair("<s>ab", "c", false).unwrap().0.ids[0], 256, "special tokens may be spelled");
+        let prompt = |encoder: &Encoder<'_>, text, room| encoder.prompt(text, room).map(|(ids, cut)| (ids.len(), cut));
+        assert_eq!(prompt(&encoder, "abc", 2), Some((4, 0)));
+        assert_eq!(prompt(&encoder, "abcdef", 4), Some((2, 5)), "a cut prompt keeps its end");
+        assert_eq!(prompt(&bare, "", 4), Some((1, 0)));
+        assert_eq!(prompt(&bare, "abc", 6), None);
         let rolling = bare.rolling("abcdefghij");
         assert_eq!(rolling.iter().map(|request| request.scored).sum::<usize>(), 10);
     }

@@ -139,6 +139,28 @@ pub enum EvalError {
         /// The model's context.
         most: usize,
     },
+    /// A context that cannot hold what is to be generated.
+    #[error(
+        "task {task}: it generates up to {tokens} tokens, but the model's context is {context}; give a smaller --max-gen-toks"
+    )]
+    NoRoom {
+        /// The task.
+        task: String,
+        /// Tokens of a text.
+        tokens: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// An option outside its range.
+    #[error("--{flag} is {value}, but it must be {rule}")]
+    Option {
+        /// The flag's name, without dashes.
+        flag: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be.
+        rule: &'static str,
+    },
     /// Finished requests of another run.
     #[error("{}: holds finished requests of another model or precision ({differs}); give another --out, or remove it", path.display())]
     OtherRun {

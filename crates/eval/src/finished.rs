@@ -1,8 +1,10 @@
-//! Requests that were scored before a run was killed: `finished.jsonl` in the folder of the results.
+//! Requests that were scored and texts that were written before a run was killed: `finished.jsonl` in the folder of the
+//! results.
 //!
 //! The first line says what computed them. A request is named by its content, so the file serves any tasks.
 
 use crate::encode::Request;
+use crate::generation::{Generation, Prompt};
 use crate::{EvalError, Score};
 use formats::file::{self, AppendFile};
 use serde::{Deserialize, Serialize};
@@ -20,17 +22,25 @@ pub(crate) type Key = String;
 
 /// One line.
 #[derive(Serialize, Deserialize)]
-struct Line {
-    key: Key,
-    /// The bits of an f64: no digit is lost.
-    log_probability_bits: u64,
-    greedy: Option<bool>,
+#[serde(untagged)]
+enum Line {
+    Score {
+        key: Key,
+        /// The bits of an f64: no digit is lost.
+        log_probability_bits: u64,
+        greedy: Option<bool>,
+    },
+    Text {
+        key: Key,
+        text: String,
+    },
 }
 
-/// The scores of finished requests, on the disk and here.
-pub(crate) struct Finished {
+/// Finished requests, on the disk and here.
+pub struct Finished {
     file: AppendFile,
     scores: HashMap<Key, Score>,
+    texts: HashMap<Key, String>,
 }
 
 impl Finished {
@@ -41,7 +51,7 @@ impl Finished {
     pub(crate) fn open(folder: &Path, facts: &RunFacts) -> Result<Self, EvalError> {
         let path = folder.join(FILE_NAME);
         let head = serde_json::to_string(facts).unwrap_or_default();
-        let mut scores = HashMap::new();
+        let (mut scores, mut texts) = (HashMap::new(), HashMap::new());
         let mut whole = 0; // bytes of lines that were written to their end
         if file::exists(&path) {
             let bytes = file::read(&path, file::TEXT_LIMIT_BYTES)?;
@@ -51,11 +61,15 @@ impl Finished {
                 }
                 if index == 0 {
                     check(&path, line, facts)?;
-                } else if let Ok(Line { key, log_probability_bits, greedy }) = serde_json::from_slice(line) {
-                    let log_probability = f64::from_bits(log_probability_bits);
-                    scores.insert(key, Score { log_probability, greedy });
                 } else {
-                    break;
+                    match serde_json::from_slice(line) {
+                        Ok(Line::Score { key, log_probability_bits, greedy }) => {
+                            let log_probability = f64::from_bits(log_probability_bits);
+                            scores.insert(key, Score { log_probability, greedy });
+                        }
+                        Ok(Line::Text { key, text }) => _ = texts.insert(key, text),
+                        Err(_) => break,
+                    }
                 }
                 whole += line.len();
             }
@@ -65,7 +79,7 @@ impl Finished {
         if whole == 0 {
             file.append_line(&head)?;
         }
-        Ok(Self { file, scores })
+        Ok(Self { file, scores, texts })
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Score> {
@@ -77,12 +91,24 @@ impl Finished {
         let mut text = String::new();
         for (key, score) in scores {
             let log_probability_bits = score.log_probability.to_bits();
-            let line = Line { key: key.clone(), log_probability_bits, greedy: score.greedy };
+            let line = Line::Score { key: key.clone(), log_probability_bits, greedy: score.greedy };
             text += &serde_json::to_string(&line).unwrap_or_default();
             text.push('\n');
             self.scores.insert(key, score);
         }
         Ok(self.file.append(text.as_bytes())?)
+    }
+
+    pub(crate) fn text(&self, key: &Key) -> Option<&str> {
+        self.texts.get(key).map(String::as_str)
+    }
+
+    /// Keeps a text.
+    pub(crate) fn add_text(&mut self, key: &Key, text: String) -> Result<(), EvalError> {
+        let line = Line::Text { key: key.clone(), text: text.clone() };
+        self.file.append_line(&serde_json::to_string(&line).unwrap_or_default())?;
+        self.texts.insert(key.clone(), text);
+        Ok(())
     }
 }
 
@@ -97,6 +123,15 @@ fn check(path: &Path, line: &[u8], facts: &RunFacts) -> Result<(), EvalError> {
             Err(EvalError::OtherRun { path: path.into(), differs })
         }
     }
+}
+
+/// The name of a text: a hash of what it continues, and of how.
+pub(crate) fn prompt_key(prompt: &Prompt, generation: &Generation) -> Key {
+    let mut how = format!("{} {} {:?}", generation.to_json(), generation.keeps_space, prompt.ids);
+    if generation.sampling.temperature > 0.0 {
+        how += &format!(" {} {}", generation.sampling.seed, prompt.sample);
+    }
+    blake3::hash(how.as_bytes()).to_hex()[..32].to_owned()
 }
 
 /// The name of a request: a hash of what it asks.

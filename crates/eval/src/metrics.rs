@@ -1,7 +1,8 @@
 //! Scores → metrics of a document, of a task, of a group, with the harness's standard errors.
 
 use crate::bootstrap::{self, mean, sample_deviation};
-use crate::{Item, Metric, OutputType, Score, Task};
+use crate::filters::Filter;
+use crate::{EvalError, Generation, Item, Metric, OutputType, Score, Task, TaskRequests};
 use std::collections::BTreeMap;
 
 /// A metric's value for one document.
@@ -20,6 +21,9 @@ pub(crate) struct Outcome {
     pub(crate) log_probabilities: Vec<f64>,
     /// Whether greedy decoding gives it, where that was asked.
     pub(crate) greedy: Vec<Option<bool>>,
+    /// What was written, where text is generated, and what the filter leaves of it.
+    pub(crate) texts: Vec<String>,
+    pub(crate) filtered: Vec<String>,
     /// The metrics of the task.
     pub(crate) values: BTreeMap<Metric, Value>,
 }
@@ -29,6 +33,50 @@ pub(crate) struct Outcome {
 pub(crate) struct Estimate {
     pub(crate) value: f64,
     pub(crate) stderr: Option<f64>,
+}
+
+/// The metrics of all documents, by the name of the filter; without generated text that is `none`.
+///
+/// # Errors
+/// Filters that fail on a text.
+pub(crate) fn outcomes(
+    task: &TaskRequests,
+    scores: &[Score],
+    texts: &[String],
+) -> Result<Vec<(String, Vec<Outcome>)>, EvalError> {
+    let Some(generation) = &task.generation else {
+        return Ok(vec![("none".into(), task.items.iter().map(|item| outcome(&task.task, item, scores)).collect())]);
+    };
+    let of_filter = |filter: &Filter| {
+        let written = task.items.iter().zip(texts.chunks(generation.repeats));
+        let outcomes = written.map(|(item, texts)| {
+            let filtered = filter.apply(texts, &item.document).map_err(|problem| EvalError::Document {
+                task: task.task.name.clone(),
+                field: "filter_list",
+                document: item.doc_id,
+                problem,
+            })?;
+            Ok(text_outcome(task, generation, item, texts, filtered))
+        });
+        Ok((filter.name.clone(), outcomes.collect::<Result<_, EvalError>>()?))
+    };
+    generation.filters.iter().map(of_filter).collect()
+}
+
+fn text_outcome(
+    task: &TaskRequests,
+    generation: &Generation,
+    item: &Item,
+    texts: &[String],
+    filtered: Vec<String>,
+) -> Outcome {
+    let target = item.target.as_str().unwrap_or_default();
+    let value = |_: Metric| {
+        let holds = filtered.first().is_some_and(|response| generation.exact_match.holds(response, target));
+        Value::Number(f64::from(u8::from(holds)))
+    };
+    let values = task.task.metrics.iter().map(|&metric| (metric, value(metric))).collect();
+    Outcome { log_probabilities: Vec::new(), greedy: Vec::new(), texts: texts.to_vec(), filtered, values }
 }
 
 /// The metrics of one document.
@@ -41,14 +89,14 @@ pub(crate) fn outcome(task: &Task, item: &Item, scores: &[Score]) -> Outcome {
         OutputType::Loglikelihood if metric == Metric::Acc => {
             Value::Number(f64::from(u8::from(greedy.first() == Some(&Some(true)))))
         }
-        OutputType::Loglikelihood => Value::Number(log_probabilities[0]),
+        OutputType::Loglikelihood | OutputType::GenerateUntil => Value::Number(log_probabilities[0]),
         OutputType::LoglikelihoodRolling => {
             let (words, bytes) = item.size;
             Value::Weighted(log_probabilities[0], if metric == Metric::WordPerplexity { words } else { bytes })
         }
     };
     let values = task.metrics.iter().map(|&metric| (metric, value(metric))).collect();
-    Outcome { log_probabilities, greedy, values }
+    Outcome { log_probabilities, greedy, texts: Vec::new(), filtered: Vec::new(), values }
 }
 
 fn choice_metric(metric: Metric, item: &Item, log_probabilities: &[f64]) -> f64 {
@@ -85,7 +133,7 @@ pub(crate) fn aggregate(metric: Metric, values: &[Value]) -> Estimate {
     let per_weight = -numbers.iter().sum::<f64>() / weights as f64;
     let several = numbers.len() > 1;
     match metric {
-        Metric::Acc | Metric::AccNorm | Metric::AccBytes => {
+        Metric::Acc | Metric::AccNorm | Metric::AccBytes | Metric::ExactMatch => {
             let stderr = several.then(|| sample_deviation(&numbers) / (numbers.len() as f64).sqrt());
             Estimate { value: mean(&numbers), stderr }
         }

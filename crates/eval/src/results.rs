@@ -27,8 +27,30 @@ pub struct Facts {
     pub seconds: f64,
 }
 
-/// The metrics of a task.
-type Estimates = Vec<(crate::Metric, Estimate)>;
+/// The metrics of a task, each with the name of a filter.
+type Estimates = Vec<(crate::Metric, String, Estimate)>;
+
+/// What the model answered, a list for each task.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// To [`TaskRequests::requests`].
+    pub scores: Vec<Vec<Score>>,
+    /// To [`TaskRequests::prompts`].
+    pub texts: Vec<Vec<String>>,
+}
+
+/// A metric of a task or group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Its name.
+    pub metric: String,
+    /// What was taken of generated texts; `none` for most tasks.
+    pub filter: String,
+    /// The number.
+    pub value: f64,
+    /// Its standard error.
+    pub stderr: Option<f64>,
+}
 
 /// A line of the table that a person sees: a task or a group, a metric, its value and standard error.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,31 +61,33 @@ pub struct TaskResults {
     pub shots: Option<usize>,
     /// Documents.
     pub documents: usize,
-    /// Metric, value, standard error.
-    pub metrics: Vec<(String, f64, Option<f64>)>,
+    /// Numbers.
+    pub metrics: Vec<Measured>,
 }
 
 /// Writes `results.json` and the samples into a folder, and returns the table.
 ///
 /// # Errors
-/// The disk.
+/// The disk; filters that fail on a text.
 pub fn write_results(
     folder: &Path,
     tasks: &[TaskRequests],
-    scores: &[Vec<Score>],
+    answers: &Answers,
     groups: &[Group],
     facts: &Facts,
 ) -> Result<Vec<TaskResults>, EvalError> {
     let mut table = Vec::new();
     let mut estimates: BTreeMap<&str, (Estimates, usize)> = BTreeMap::new();
-    for (task, scores) in tasks.iter().zip(scores) {
-        let outcomes: Vec<Outcome> = task.items.iter().map(|item| metrics::outcome(&task.task, item, scores)).collect();
+    for (index, task) in tasks.iter().enumerate() {
+        let list = |lists: &'_ [Vec<String>]| lists.get(index).cloned().unwrap_or_default();
+        let outcomes = metrics::outcomes(task, &answers.scores[index], &list(&answers.texts))?;
         write_samples(folder, task, &outcomes)?;
-        let of_metric = |metric: crate::Metric| {
+        let of_metric = |(filter, outcomes): &(String, Vec<Outcome>), metric: crate::Metric| {
             let values: Vec<Value> = outcomes.iter().map(|outcome| outcome.values[&metric]).collect();
-            (metric, metrics::aggregate(metric, &values))
+            (metric, filter.clone(), metrics::aggregate(metric, &values))
         };
-        let found: Vec<_> = task.task.metrics.iter().map(|&metric| of_metric(metric)).collect();
+        let of_filter = |filtered| task.task.metrics.iter().map(move |&metric| of_metric(filtered, metric));
+        let found: Vec<_> = outcomes.iter().flat_map(of_filter).collect();
         table.push(row(&task.task.name, Some(task.shots), task.items.len(), &found));
         estimates.insert(&task.task.name, (found, task.items.len()));
     }
@@ -72,9 +96,9 @@ pub fn write_results(
         let documents = below.clone().map(|task| task.1).sum();
         let of_metric = |&(metric, by_size): &(crate::Metric, bool)| {
             let parts = below.clone().filter_map(|(found, size)| {
-                found.iter().find(|estimate| estimate.0 == metric).map(|estimate| (estimate.1, *size))
+                found.iter().find(|estimate| estimate.0 == metric).map(|estimate| (estimate.2, *size))
             });
-            (metric, metrics::aggregate_group(&parts.collect::<Vec<_>>(), by_size))
+            (metric, "none".to_owned(), metrics::aggregate_group(&parts.collect::<Vec<_>>(), by_size))
         };
         let found: Vec<_> = group.metrics.iter().map(of_metric).collect();
         table.push(row(&group.name, None, documents, &found));
@@ -84,8 +108,13 @@ pub fn write_results(
     Ok(table)
 }
 
-fn row(name: &str, shots: Option<usize>, documents: usize, found: &[(crate::Metric, Estimate)]) -> TaskResults {
-    let metrics = found.iter().map(|(metric, estimate)| (metric.name().to_owned(), estimate.value, estimate.stderr));
+fn row(name: &str, shots: Option<usize>, documents: usize, found: &Estimates) -> TaskResults {
+    let metrics = found.iter().map(|(metric, filter, Estimate { value, stderr })| Measured {
+        metric: metric.name().to_owned(),
+        filter: filter.clone(),
+        value: *value,
+        stderr: *stderr,
+    });
     TaskResults { name: name.into(), shots, documents, metrics: metrics.collect() }
 }
 
@@ -100,10 +129,10 @@ fn report(table: &[TaskResults], tasks: &[TaskRequests], groups: &[Group], facts
         numbers.insert("name".into(), row.name.clone().into());
         numbers.insert("alias".into(), alias(&row.name).into());
         numbers.insert("sample_len".into(), row.documents.into());
-        for (metric, value, stderr) in &row.metrics {
-            numbers.insert(format!("{metric},none"), (*value).into());
+        for Measured { metric, filter, value, stderr } in &row.metrics {
+            numbers.insert(format!("{metric},{filter}"), (*value).into());
             let stderr = stderr.map_or(Json::from("N/A"), Json::from);
-            numbers.insert(format!("{metric}_stderr,none"), stderr);
+            numbers.insert(format!("{metric}_stderr,{filter}"), stderr);
         }
         (row.name.clone(), Json::Object(numbers))
     };
@@ -169,16 +198,20 @@ fn config(task: &TaskRequests) -> Json {
         "target_delimiter": target_delimiter,
         "fewshot_delimiter": fewshot_delimiter,
         "num_fewshot": task.shots,
+        "generation_kwargs": task.generation.as_ref().map(crate::Generation::to_json),
+        "repeats": task.generation.as_ref().map_or(1, |generation| generation.repeats),
         "metric_list": task.task.metrics.iter().map(metric).collect::<Vec<_>>(),
     })
 }
 
-fn write_samples(folder: &Path, task: &TaskRequests, outcomes: &[Outcome]) -> Result<(), EvalError> {
+fn write_samples(folder: &Path, task: &TaskRequests, outcomes: &[(String, Vec<Outcome>)]) -> Result<(), EvalError> {
     let path = folder.join(format!("samples_{}.jsonl", task.task.name));
     file::write_atomic(&path, |writer| {
-        for (item, outcome) in task.items.iter().zip(outcomes) {
-            serde_json::to_writer(&mut *writer, &sample(task.task.output_type, item, outcome))?;
-            writer.write_all(b"\n")?;
+        for (filter, outcomes) in outcomes {
+            for (item, outcome) in task.items.iter().zip(outcomes) {
+                serde_json::to_writer(&mut *writer, &sample(task, filter, item, outcome))?;
+                writer.write_all(b"\n")?;
+            }
         }
         Ok(())
     })?;
@@ -187,12 +220,13 @@ fn write_samples(folder: &Path, task: &TaskRequests, outcomes: &[Outcome]) -> Re
 
 /// One line of the samples. As in the harness's files, answers and targets are texts, also where they are numbers;
 /// ours adds `loglikelihoods`, which are numbers.
-fn sample(output_type: OutputType, item: &Item, outcome: &Outcome) -> Json {
-    let is_rolling = output_type == OutputType::LoglikelihoodRolling;
+fn sample(task: &TaskRequests, filter: &str, item: &Item, outcome: &Outcome) -> Json {
+    let is_rolling = task.task.output_type == OutputType::LoglikelihoodRolling;
     let argument = |(index, (context, continuation)): (usize, &(String, String))| {
-        let fields = match is_rolling {
-            true => json!({"arg_0": continuation}),
-            false => json!({"arg_0": context, "arg_1": continuation}),
+        let fields = match &task.generation {
+            Some(generation) => json!({"arg_0": context, "arg_1": generation.to_json()}),
+            None if is_rolling => json!({"arg_0": continuation}),
+            None => json!({"arg_0": context, "arg_1": continuation}),
         };
         (format!("gen_args_{index}"), fields)
     };
@@ -200,15 +234,21 @@ fn sample(output_type: OutputType, item: &Item, outcome: &Outcome) -> Json {
         true => json!(log.to_string()),
         false => json!([log.to_string(), python_word(*greedy)]),
     };
-    let responses: Vec<Json> = outcome.log_probabilities.iter().zip(&outcome.greedy).map(response).collect();
+    let (responses, filtered) = if task.generation.is_some() {
+        (json!([outcome.texts]), json!(outcome.filtered))
+    } else {
+        let responses = outcome.log_probabilities.iter().zip(&outcome.greedy).map(response);
+        let responses: Vec<Json> = responses.collect();
+        (responses.iter().map(|response| json!([response])).collect(), responses.into())
+    };
     let mut sample = json!({
         "doc_id": item.doc_id,
         "doc": item.document,
         "target": item.target.as_str().map_or_else(|| item.target.to_string(), str::to_owned),
         "arguments": item.pairs.iter().enumerate().map(argument).collect::<Map<_, _>>(),
-        "resps": responses.iter().map(|response| json!([response])).collect::<Vec<_>>(),
-        "filtered_resps": responses,
-        "filter": "none",
+        "resps": responses,
+        "filtered_resps": filtered,
+        "filter": filter,
         "metrics": outcome.values.keys().map(|metric| metric.name()).collect::<Vec<_>>(),
         "loglikelihoods": outcome.log_probabilities,
     });

@@ -23,27 +23,39 @@ pub struct Status {
     pub requests: usize,
     /// Requests in all, equal ones counted once.
     pub of: usize,
-    /// Rows that the model computed in this run.
+    /// Tokens, texts or programs that this run has done.
     pub rows: usize,
-    /// Rows that this run computes.
+    /// Those that it does in all.
     pub of_rows: usize,
+    /// Which of them.
+    pub unit: &'static str,
 }
 
-/// Scores the requests of some tasks; the answer has a list for each task, in the order of its requests. `folder` keeps
-/// what is finished; `facts` say what computes it. `progress` is told after each batch, and stops the run with `false`.
+/// What an earlier run of the same model left in `folder`; `facts` say what computes now.
 ///
 /// # Errors
-/// The disk, the model, finished requests of another run, [`EvalError::Stopped`].
+/// The disk, the model, finished requests of another run.
+pub fn finished(
+    folder: &Path,
+    scorer: &ContinuationScorer<'_>,
+    facts: &[(&str, String)],
+) -> Result<Finished, EvalError> {
+    let mut run: RunFacts = facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    run.insert("fingerprint".into(), fingerprint(scorer)?);
+    Finished::open(folder, &run)
+}
+
+/// Scores the requests of some tasks; the answer has a list for each task, in the order of its requests. `progress` is
+/// told after each batch, and stops the run with `false`.
+///
+/// # Errors
+/// The disk, the model, [`EvalError::Stopped`].
 pub fn score(
     scorer: &ContinuationScorer<'_>,
     tasks: &[TaskRequests],
-    folder: &Path,
-    facts: &[(&str, String)],
+    finished: &mut Finished,
     progress: &mut dyn FnMut(Status) -> bool,
 ) -> Result<Vec<Vec<Score>>, EvalError> {
-    let mut run: RunFacts = facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    run.insert("fingerprint".into(), fingerprint(scorer)?);
-    let mut finished = Finished::open(folder, &run)?;
     let keys: Vec<Vec<Key>> = tasks.iter().map(|task| task.requests.iter().map(key).collect()).collect();
     let requests = tasks.iter().flat_map(|task| &task.requests);
     let distinct: HashMap<&Key, &Request> = keys.iter().flatten().zip(requests).collect();
@@ -58,6 +70,7 @@ pub fn score(
         of: distinct.len(),
         rows: 0,
         of_rows: batches.iter().map(|batch| batch.rows).sum(),
+        unit: "tokens",
     };
     for batch in batches {
         if !progress(status) {

@@ -1,6 +1,8 @@
 //! A task: where its documents are, how they become text, what is measured.
 
 use crate::EvalError;
+use crate::dataset::Document;
+use crate::generation::Generation;
 use crate::task_file::{ChoiceField, Fields, MetricField, TextField, nearest};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ pub enum OutputType {
     Loglikelihood,
     /// How likely is a text of any length?
     LoglikelihoodRolling,
+    /// How does a text go on?
+    GenerateUntil,
 }
 
 /// What is measured.
@@ -34,10 +38,12 @@ pub enum Metric {
     BytePerplexity,
     /// −Σ log-probability / Σ bytes / ln 2.
     BitsPerByte,
+    /// What was written is the target.
+    ExactMatch,
 }
 
-const METRICS: [(&str, Metric, &[OutputType], &str); 7] = {
-    use OutputType::{Loglikelihood, LoglikelihoodRolling, MultipleChoice};
+const METRICS: [(&str, Metric, &[OutputType], &str); 8] = {
+    use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
     [
         ("acc", Metric::Acc, &[MultipleChoice, Loglikelihood], "mean"),
         ("acc_norm", Metric::AccNorm, &[MultipleChoice], "mean"),
@@ -46,6 +52,7 @@ const METRICS: [(&str, Metric, &[OutputType], &str); 7] = {
         ("word_perplexity", Metric::WordPerplexity, &[LoglikelihoodRolling], "weighted_perplexity"),
         ("byte_perplexity", Metric::BytePerplexity, &[LoglikelihoodRolling], "weighted_perplexity"),
         ("bits_per_byte", Metric::BitsPerByte, &[LoglikelihoodRolling], "bits_per_byte"),
+        ("exact_match", Metric::ExactMatch, &[GenerateUntil], "mean"),
     ]
 };
 
@@ -62,7 +69,7 @@ impl Metric {
 
     /// Whether more is better.
     pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::Acc | Self::AccNorm | Self::AccBytes)
+        matches!(self, Self::Acc | Self::AccNorm | Self::AccBytes | Self::ExactMatch)
     }
 }
 
@@ -107,6 +114,15 @@ pub struct Task {
     pub(crate) doc_to_labels: Option<String>,
     pub(crate) target_delimiter: String,
     pub(crate) fewshot_delimiter: String,
+    pub(crate) gen_prefix: Option<String>,
+    /// Examples of the task file itself, instead of a split.
+    pub(crate) samples: Vec<Document>,
+    pub(crate) example_text: Option<TextField>,
+    pub(crate) example_target: Option<TextField>,
+    /// How text is generated, if it is.
+    pub(crate) generation: Option<Generation>,
+    /// Whether what was written is a program that must be run.
+    pub runs_programs: bool,
 }
 
 impl Task {
@@ -116,9 +132,10 @@ impl Task {
             "multiple_choice" => OutputType::MultipleChoice,
             "loglikelihood" => OutputType::Loglikelihood,
             "loglikelihood_rolling" => OutputType::LoglikelihoodRolling,
+            "generate_until" => OutputType::GenerateUntil,
             other => {
                 return Err(problem(format!(
-                    "output_type is {other:?}, but it must be multiple_choice, loglikelihood or loglikelihood_rolling"
+                    "output_type is {other:?}, but it must be multiple_choice, loglikelihood, loglikelihood_rolling or generate_until"
                 )));
             }
         };
@@ -130,6 +147,8 @@ impl Task {
         }
         let metrics = fields.metric_list.iter().map(|field| metric(field, output_type).map_err(problem));
         let metrics = metrics.collect::<Result<Vec<_>, _>>()?;
+        let generates = output_type == OutputType::GenerateUntil;
+        let generation = generates.then(|| Generation::new(&fields)).transpose().map_err(problem)?;
         let config = fields.fewshot_config.unwrap_or_default();
         let sampler = match config.sampler.as_deref() {
             None | Some("default") => Sampler::Random,
@@ -160,12 +179,26 @@ impl Task {
             doc_to_labels: fields.doc_to_labels,
             target_delimiter: fields.target_delimiter.unwrap_or_else(|| " ".into()),
             fewshot_delimiter: fields.fewshot_delimiter.unwrap_or_else(|| "\n\n".into()),
+            gen_prefix: fields.gen_prefix,
+            samples: config.samples,
+            example_text: config.doc_to_text,
+            example_target: config.doc_to_target,
+            generation,
+            runs_programs: fields.unsafe_code,
         })
     }
 
     /// The split that is scored.
     pub fn split(&self) -> &str {
         self.test_split.as_deref().or(self.validation_split.as_deref()).unwrap_or_default()
+    }
+
+    /// What examples are made of: text and target.
+    pub(crate) fn example_fields(&self) -> (&TextField, &TextField) {
+        (
+            self.example_text.as_ref().unwrap_or(&self.doc_to_text),
+            self.example_target.as_ref().unwrap_or(&self.doc_to_target),
+        )
     }
 
     /// The split that examples come from.

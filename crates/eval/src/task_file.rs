@@ -1,8 +1,9 @@
 //! A task file: YAML, the fields of lm-evaluation-harness that need no Python, and a few of ours.
 //!
 //! Ours are `dataset_where` (only documents with these values), `doc_to_count` (the text whose words and bytes a
-//! perplexity is per), `doc_to_labels` (which choices are true: `acc` becomes their share of probability) and `variants`
-//! (one task for each name, `{variant}` in the file standing for it).
+//! perplexity is per), `doc_to_labels` (which choices are true: `acc` becomes their share of probability), `variants`
+//! (one task for each name, `{variant}` in the file standing for it), the filter `template`, and the metrics `pass_at_k`
+//! and `pass_at_1`, which are Python functions there.
 
 use crate::EvalError;
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Fields with a meaning here.
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 27] = [
     "task",
     "task_alias",
     "tag",
@@ -33,6 +34,11 @@ const FIELDS: [&str; 22] = [
     "fewshot_delimiter",
     "output_type",
     "metric_list",
+    "generation_kwargs",
+    "filter_list",
+    "repeats",
+    "gen_prefix",
+    "unsafe_code",
 ];
 
 /// Fields that are read elsewhere, or change no score.
@@ -49,18 +55,13 @@ const OTHERS: [&str; 9] = [
 ];
 
 /// Fields of the harness that a task here cannot have.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 6] = [
     ("process_docs", "write what it does into the templates"),
     ("process_results", "use metric_list, doc_to_labels or doc_to_count"),
     ("custom_dataset", "put the documents into JSON Lines files"),
-    ("generation_kwargs", "tasks that generate text are not supported yet"),
-    ("filter_list", "tasks that generate text are not supported yet"),
-    ("repeats", "tasks that generate text are not supported yet"),
-    ("gen_prefix", "tasks that generate text are not supported yet"),
     ("use_prompt", "write the prompt into doc_to_text"),
     ("doc_to_image", "models here read text"),
     ("doc_to_audio", "models here read text"),
-    ("unsafe_code", "programs are not run yet"),
 ];
 
 /// A column's name, a template, or a number.
@@ -102,6 +103,11 @@ impl Names {
 pub(crate) struct FewshotField {
     pub(crate) sampler: Option<String>,
     pub(crate) split: Option<String>,
+    /// The examples themselves.
+    #[serde(default)]
+    pub(crate) samples: Vec<Map<String, Value>>,
+    pub(crate) doc_to_text: Option<TextField>,
+    pub(crate) doc_to_target: Option<TextField>,
 }
 
 /// A metric of a task, or one that a group puts together.
@@ -115,6 +121,51 @@ pub(crate) struct MetricField {
     pub(crate) weight_by_size: Option<bool>,
     #[serde(rename = "filter_list")]
     pub(crate) _filter_list: Option<Value>,
+    /// Of `exact_match`.
+    #[serde(default)]
+    pub(crate) ignore_case: bool,
+    #[serde(default)]
+    pub(crate) ignore_punctuation: bool,
+    #[serde(default)]
+    pub(crate) ignore_numbers: bool,
+    #[serde(default)]
+    pub(crate) regexes_to_ignore: Vec<String>,
+}
+
+/// How text is generated: names of the harness and of Hugging Face's `generate`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GenerationField {
+    pub(crate) until: Option<Names>,
+    #[serde(alias = "max_new_tokens", alias = "max_tokens", alias = "max_completion_tokens")]
+    pub(crate) max_gen_toks: Option<usize>,
+    pub(crate) do_sample: Option<bool>,
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+}
+
+/// A chain of steps from what the model wrote to what is measured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FilterField {
+    pub(crate) name: String,
+    pub(crate) filter: Vec<StepField>,
+}
+
+/// One step of a filter.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StepField {
+    pub(crate) function: String,
+    pub(crate) regex_pattern: Option<String>,
+    pub(crate) group_select: Option<i64>,
+    pub(crate) fallback: Option<String>,
+    pub(crate) k: Option<usize>,
+    pub(crate) mapping_dict: Option<BTreeMap<String, String>>,
+    pub(crate) default_value: Option<String>,
+    /// Of our `template`, which sees the document's columns and the text as `response`.
+    pub(crate) template: Option<String>,
 }
 
 /// The fields of one task, as written.
@@ -143,6 +194,13 @@ pub(crate) struct Fields {
     pub(crate) target_delimiter: Option<String>,
     pub(crate) fewshot_delimiter: Option<String>,
     pub(crate) output_type: String,
+    pub(crate) generation_kwargs: Option<GenerationField>,
+    #[serde(default)]
+    pub(crate) filter_list: Vec<FilterField>,
+    pub(crate) repeats: Option<usize>,
+    pub(crate) gen_prefix: Option<String>,
+    #[serde(default)]
+    pub(crate) unsafe_code: bool,
     pub(crate) metric_list: Vec<MetricField>,
     pub(crate) metadata: Option<Value>,
 }
