@@ -104,6 +104,7 @@ fn speculation_changes_no_token() {
             (["--draft", &draft].as_slice(), true),
             (&["--speculate", "ngram"], false),
             (&["--speculate", "auto"], false),
+            (&["--speculate", "suffix,ngram,draft", "--draft", &draft, "--draft-length", "15"], true),
             (&["--speculate", "auto", "--draft", &draft, "--draft-length", "3"], true),
         ] {
             let fast = lab.json(&[&common, speculation].concat());

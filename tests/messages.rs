@@ -193,6 +193,7 @@ fn models_are_refused_by_their_files() {
     lab.write("ids.json", "1 2 3");
     page.refused(&lab, "ids that are not JSON", &["score", "--model", "run", "--ids", "ids.json"]);
     page.refused(&lab, "a draft that is missing", &[&generate("run")[..], &["--speculate", "draft"]].concat());
+    page.refused(&lab, "off and on at once", &[&generate("run")[..], &["--speculate", "off,suffix"]].concat());
     page.compare("refused_models");
 }
 

@@ -135,6 +135,7 @@ impl Lab {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SLM);
         command.args(args).current_dir(self.folder.path()).env_remove("SLM_LOG").stdin(Stdio::null());
+        command.env("XDG_CACHE_HOME", self.folder.path().join("cache"));
         command
     }
 

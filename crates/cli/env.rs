@@ -24,3 +24,12 @@ pub(crate) fn cargo_home() -> PathBuf {
         None => std::env::home_dir().unwrap_or_default().join(".cargo"),
     }
 }
+
+/// Where a user's programs keep what they can make again; `$HOME/.cache` when it is not set.
+const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+
+/// Our folder there, if the user has a home.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".cache"));
+    get(XDG_CACHE_HOME).map(PathBuf::from).or_else(home).map(|folder| folder.join("slm"))
+}

@@ -14,6 +14,7 @@ mod preparation;
 mod progress;
 mod quickstart;
 mod signals;
+mod speculation;
 mod training;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

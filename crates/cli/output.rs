@@ -20,7 +20,12 @@ pub(crate) fn start_logging() {
 
 /// Whether stderr may be coloured.
 pub(crate) fn colours() -> bool {
-    env::get("NO_COLOR").is_none() && std::io::stderr().is_terminal()
+    may_colour(&std::io::stderr())
+}
+
+/// Whether what goes to `stream` may be coloured: no pipe, no file, and `NO_COLOR` is not set.
+pub(crate) fn may_colour(stream: &impl IsTerminal) -> bool {
+    env::get("NO_COLOR").is_none() && stream.is_terminal()
 }
 
 /// One line of data.

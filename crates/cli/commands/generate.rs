@@ -3,18 +3,18 @@
 use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::output;
+use crate::signals;
+use crate::speculation::{Cast, SpeculationArguments};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use formats::file;
-use infer::{
-    AutoDrafter, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome,
-    SamplingOptions, Session, StopReason, TokenEvent,
-};
+use infer::{Costs, Drafter, GenerateOptions, Outcome, SamplingOptions, Session, StopReason, TokenEvent};
 use model::Model;
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use tokenizer::{StreamDecoder, Tokenizer};
 
 /// Continue a prompt, token by token
@@ -22,11 +22,13 @@ use tokenizer::{StreamDecoder, Tokenizer};
 #[command(after_help = "\
 Examples:
   slm generate --model runs/tiny --prompt \"This crate\"
-  slm generate --model target.gguf --draft draft/ --prompt \"def fib(n):\" --temperature 0
+  slm generate --model target.gguf --draft draft/ --prompt \"def fib(n):\" --show-drafts
+  slm generate --model target.gguf --speculate suffix --prompt-file edit.txt --max-tokens 500
   cat question.txt | slm generate --model runs/laptop --prompt - --max-tokens 200 --temperature 0.8 --top-p 0.95
 
 Output is the same with and without a draft when --temperature is 0 (the default), and has the same
-distribution otherwise.")]
+distribution otherwise. With --draft-length auto a sampled text also depends on the costs that were
+measured for these models (kept in the user's cache folder); a number gives the same text anywhere.")]
 pub(crate) struct Arguments {
     /// A run folder, Hugging Face folder, GGUF file or llama2.c file
     #[arg(long)]
@@ -40,15 +42,8 @@ pub(crate) struct Arguments {
     /// A file with one JSON array of token ids to continue
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file"])]
     prompt_ids: Option<PathBuf>,
-    /// A smaller model that proposes tokens
-    #[arg(long, value_name = "MODEL")]
-    draft: Option<PathBuf>,
-    /// Who proposes tokens [default: draft with --draft, off without]
-    #[arg(long, value_enum)]
-    speculate: Option<Speculate>,
-    /// Tokens proposed at a time
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=MAX_DRAFT_LENGTH as i64))]
-    draft_length: u8,
+    #[command(flatten)]
+    speculation: SpeculationArguments,
     /// Most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
@@ -85,24 +80,14 @@ pub(crate) struct Arguments {
     /// How keys and values are kept [default: f32 with --dtype f32, bf16 otherwise]
     #[arg(long, value_name = "TYPE", value_enum)]
     cache_type: Option<CacheType>,
+    /// Colour what was drafted and accepted, and what the model wrote itself; a summary follows
+    #[arg(long, conflicts_with = "json")]
+    show_drafts: bool,
     /// Print one JSON object on the last line instead of the text
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     machine: MachineArguments,
-}
-
-/// Who proposes.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Speculate {
-    /// Nobody.
-    Off,
-    /// The model of --draft.
-    Draft,
-    /// The text's own repetitions.
-    Ngram,
-    /// Repetitions first, then the draft model if there is one.
-    Auto,
 }
 
 /// Beginning-of-sequence token before the prompt.
@@ -123,51 +108,58 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Some(_) => inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref()).ok(),
         None => Some(inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?),
     };
-    let draft = match &arguments.draft {
-        Some(path) => Some(load_draft(&cpu, &arguments, path, tokenizer.as_ref())?),
-        None => None,
-    };
+    let draft = arguments.speculation.load_draft(&cpu, arguments.dtype, &target, tokenizer.as_ref())?;
     let prompt = prompt_ids(&arguments, tokenizer.as_ref())?;
     let capacity = (prompt.len() + arguments.max_tokens).clamp(1, target.config.context);
     let kv_type = inputs::kv_type(arguments.cache_type, target.precision);
     let mut session = Session::with_cache(&cpu, &target, capacity, kv_type)?;
-    let mut drafter = drafter(&arguments, &cpu, draft.as_ref(), target.config.vocab, capacity)?;
+    let cast = Cast {
+        cpu: &cpu,
+        path: &arguments.model,
+        target: &target,
+        draft: draft.as_ref(),
+        cache_type: arguments.cache_type,
+    };
+    let (mut chain, costs) = arguments.speculation.chain(&cast, capacity)?.unzip();
+    if let Some(draft) = draft.as_ref().filter(|draft| draft.model.config.context < capacity) {
+        let context = draft.model.config.context;
+        output::note(format!("note: the draft's context is {context}; it reads longer texts from a later place on"));
+    }
     let options = options(&arguments, &target);
+    let stop = signals::stop_flag()?;
 
     let mut printer = Printer {
         decoder: tokenizer.as_ref().map(Tokenizer::stream_continuation),
         text: String::new(),
         quiet: arguments.json,
+        colours: arguments.show_drafts && output::may_colour(&std::io::stdout()),
+        drafted: None,
     };
     let mut failed = None;
-    let outcome = infer::generate(&mut session, drafter.as_deref_mut(), &prompt, &options, &mut |token| {
-        printer.token(token).map_or_else(
-            |error| {
-                failed = Some(error);
-                ControlFlow::Break(())
-            },
-            |()| ControlFlow::Continue(()),
-        )
+    let drafter = chain.as_mut().map(|chain| chain as &mut dyn Drafter);
+    let outcome = infer::generate(&mut session, drafter, &prompt, &options, &mut |token| {
+        if let Err(error) = printer.token(token) {
+            failed = Some(error);
+            return ControlFlow::Break(());
+        }
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(error) = failed {
         return Err(error);
     }
     let text = printer.finish()?;
-    if arguments.json { output::json(&Generated::new(&outcome, text)) } else { report(&outcome) }
-}
-
-fn load_draft(
-    cpu: &cpu::Cpu,
-    arguments: &Arguments,
-    path: &std::path::Path,
-    tokenizer: Option<&Tokenizer>,
-) -> Result<Model> {
-    let draft = inputs::load_model(cpu, path, arguments.dtype).context("the draft")?;
-    // Without a tokenizer on either side there is nothing to compare; the ids then speak for themselves.
-    if let (Some(own), Ok(others)) = (tokenizer, inputs::load_tokenizer(path, None)) {
-        infer::check_vocabularies(own, &others)?;
+    if let Some(fault) = chain.as_ref().and_then(|chain| chain.fault()) {
+        output::note(format!("note: the draft was set aside, the text is the target's own: {fault}"));
     }
-    Ok(draft)
+    if arguments.json {
+        output::json(&Generated::new(&outcome, text, costs.flatten().as_ref()))?;
+    } else {
+        report(&outcome, arguments.show_drafts);
+    }
+    if outcome.stop == StopReason::Cancelled {
+        bail!("interrupted after {} tokens", outcome.ids.len());
+    }
+    Ok(())
 }
 
 fn prompt_ids(arguments: &Arguments, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
@@ -200,29 +192,6 @@ fn prompt_ids(arguments: &Arguments, tokenizer: Option<&Tokenizer>) -> Result<Ve
     Ok(ids)
 }
 
-fn drafter<'b>(
-    arguments: &Arguments,
-    cpu: &'b cpu::Cpu,
-    draft: Option<&'b Model>,
-    vocab: usize,
-    capacity: usize,
-) -> Result<Option<Box<dyn Drafter + 'b>>> {
-    let choice = arguments.speculate.unwrap_or(if draft.is_some() { Speculate::Draft } else { Speculate::Off });
-    let model = |draft: &'b Model| -> Result<ModelDrafter<'b>, InferError> {
-        let capacity = capacity.min(draft.config.context);
-        let kv_type = inputs::kv_type(arguments.cache_type, draft.precision);
-        let session = Session::with_cache(cpu, draft, capacity, kv_type)?;
-        Ok(ModelDrafter::from_session(session, vocab))
-    };
-    Ok(match (choice, draft) {
-        (Speculate::Off, _) => None,
-        (Speculate::Draft, None) => bail!("--speculate draft needs a model to draft with; name one with --draft"),
-        (Speculate::Draft, Some(draft)) => Some(Box::new(model(draft)?)),
-        (Speculate::Ngram, _) => Some(Box::new(NgramDrafter::default())),
-        (Speculate::Auto, draft) => Some(Box::new(AutoDrafter::new(draft.map(model).transpose()?))),
-    })
-}
-
 fn options(arguments: &Arguments, target: &Model) -> GenerateOptions {
     GenerateOptions {
         max_tokens: arguments.max_tokens,
@@ -235,7 +204,7 @@ fn options(arguments: &Arguments, target: &Model) -> GenerateOptions {
             repetition_penalty: arguments.repetition_penalty,
             seed: arguments.seed,
         },
-        draft_length: usize::from(arguments.draft_length),
+        draft_length: arguments.speculation.most(),
     }
 }
 
@@ -244,10 +213,23 @@ struct Printer<'t> {
     decoder: Option<StreamDecoder<'t>>,
     text: String,
     quiet: bool,
+    /// Whether drafted tokens are told from the target's own.
+    colours: bool,
+    /// Whether the colour now is that of drafted tokens; none before the first.
+    drafted: Option<bool>,
 }
+
+/// Drafted and accepted: green. The target's own: blue.
+const DRAFTED: &str = "\x1b[32m";
+const OWN: &str = "\x1b[34m";
+const PLAIN: &str = "\x1b[0m";
 
 impl Printer<'_> {
     fn token(&mut self, token: TokenEvent) -> Result<()> {
+        if self.colours && self.drafted != Some(token.drafted) {
+            self.drafted = Some(token.drafted);
+            std::io::stdout().lock().write_all(if token.drafted { DRAFTED } else { OWN }.as_bytes())?;
+        }
         let piece = match &mut self.decoder {
             Some(decoder) => decoder.push(token.id),
             None => format!("{} ", token.id),
@@ -270,6 +252,9 @@ impl Printer<'_> {
             let rest = decoder.finish();
             self.show(&rest)?;
         }
+        if self.drafted.is_some() {
+            std::io::stdout().lock().write_all(PLAIN.as_bytes())?;
+        }
         if !self.quiet {
             writeln!(std::io::stdout().lock())?;
         }
@@ -288,11 +273,26 @@ struct Generated<'a> {
     acceptance: f64,
     mean_accepted_length: f64,
     rounds: usize,
+    /// Rounds by the number of tokens that were proposed, from 0.
+    widths: &'a [usize],
+    /// Share of the decoding time in neither model's passes.
+    overhead: f64,
     stop: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<MeasuredCosts<'a>>,
+}
+
+/// What the adaptive widths follow from.
+#[derive(Serialize)]
+struct MeasuredCosts<'a> {
+    step_seconds: f64,
+    verify: &'a [f64],
+    draft: f64,
+    draft_row: f64,
 }
 
 impl<'a> Generated<'a> {
-    fn new(outcome: &'a Outcome, text: String) -> Self {
+    fn new(outcome: &'a Outcome, text: String, costs: Option<&'a Costs>) -> Self {
         Self {
             text,
             ids: &outcome.ids,
@@ -303,6 +303,14 @@ impl<'a> Generated<'a> {
             acceptance: outcome.acceptance,
             mean_accepted_length: outcome.mean_accepted_length,
             rounds: outcome.rounds,
+            widths: &outcome.widths,
+            overhead: outcome.overhead(),
+            costs: costs.map(|costs| MeasuredCosts {
+                step_seconds: costs.step_seconds,
+                verify: &costs.verify,
+                draft: costs.draft,
+                draft_row: costs.draft_row,
+            }),
             stop: match outcome.stop {
                 StopReason::StopToken(_) => "stop_token",
                 StopReason::MaxTokens => "max_tokens",
@@ -314,9 +322,9 @@ impl<'a> Generated<'a> {
 }
 
 /// A line for the person in front of the terminal; nothing when only the text is wanted.
-fn report(outcome: &Outcome) -> Result<()> {
-    if !std::io::stderr().is_terminal() {
-        return Ok(());
+fn report(outcome: &Outcome, asked: bool) {
+    if !asked && !std::io::stderr().is_terminal() {
+        return;
     }
     let mut line = format!(
         "{} tokens, {:.1} tokens/s, first after {:.0} ms",
@@ -331,10 +339,11 @@ fn report(outcome: &Outcome) -> Result<()> {
             outcome.drafted,
             outcome.mean_accepted_length
         );
+    } else if asked {
+        line += "; nothing was proposed";
     }
     if outcome.stop == StopReason::Context {
         line += "; the model's context is full";
     }
     output::note(line);
-    Ok(())
 }

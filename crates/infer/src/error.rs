@@ -94,7 +94,7 @@ pub enum InferError {
     },
     /// A draft model that speaks another vocabulary.
     #[error(
-        "the draft model cannot propose tokens for the target: id {id} is {draft:?} to the draft and {target:?} to the target; use a draft with the target's tokenizer, or --speculate ngram"
+        "the draft model cannot propose tokens for the target: id {id} is {draft:?} to the draft and {target:?} to the target; use a draft with the target's tokenizer, or --speculate suffix"
     )]
     OtherVocabulary {
         /// First id that differs.

@@ -2,7 +2,7 @@
 
 use crate::session::check_ids;
 use crate::speculate::verify;
-use crate::{Drafter, InferError, MAX_DRAFT_LENGTH, Proposal, Sampler, SamplingOptions, Session};
+use crate::{Drafter, InferError, MAX_DRAFT_LENGTH, Proposal, Request, Sampler, SamplingOptions, Session, Unhurried};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,20 @@ pub struct Outcome {
     pub mean_accepted_length: f64,
     /// For each place in a proposal, `draft_length` of them; without a drafter all 0.
     pub positions: Vec<PositionCount>,
+    /// Rounds by the number of tokens that were proposed, 0 to `draft_length`.
+    pub widths: Vec<usize>,
+    /// Seconds of `decode_seconds` in passes of the target.
+    pub target_seconds: f64,
+    /// Seconds of `decode_seconds` in passes of a draft model.
+    pub draft_seconds: f64,
+}
+
+impl Outcome {
+    /// Share of the rounds' time in neither the target's passes nor the draft's; 0 without a round.
+    pub fn overhead(&self) -> f64 {
+        let passes = self.target_seconds + self.draft_seconds;
+        if self.decode_seconds > 0.0 { 1.0 - passes / self.decode_seconds } else { 0.0 }
+    }
 }
 
 /// Continues `prompt` by up to `max_tokens` tokens, each of which `on_token` receives at once; its `Break` ends the
@@ -113,12 +127,16 @@ pub fn generate(
         let mut drafter = drafter;
         if let Some(drafter) = &mut drafter {
             let started = Instant::now();
-            drafter.prepare(prompt)?;
+            drafter.prepare(prompt, &options.sampling)?;
             text.draft_prefill = started.elapsed();
+            text.draft_passes_before = drafter.pass_seconds();
         }
         loop {
             flow = text.round(target, drafter.as_deref_mut())?;
             if let ControlFlow::Break(stop) = flow {
+                if let Some(drafter) = &drafter {
+                    text.draft_seconds = drafter.pass_seconds() - text.draft_passes_before;
+                }
                 break stop;
             }
         }
@@ -135,6 +153,8 @@ struct Text<'a> {
     limit: (usize, StopReason),
     /// Prompt and output, a stop id at its end included. The target has read all but the last token.
     history: Vec<u32>,
+    /// Ids of a pass.
+    rows: Vec<u32>,
     ids: Vec<u32>,
     first_token: Duration,
     draft_prefill: Duration,
@@ -143,6 +163,10 @@ struct Text<'a> {
     decoded: usize,
     rounds: usize,
     positions: Vec<PositionCount>,
+    widths: Vec<usize>,
+    target: Duration,
+    draft_passes_before: f64,
+    draft_seconds: f64,
 }
 
 impl<'a> Text<'a> {
@@ -177,6 +201,7 @@ impl<'a> Text<'a> {
             sampler,
             limit,
             history: prompt.to_vec(),
+            rows: Vec::new(),
             ids: Vec::new(),
             first_token: Duration::ZERO,
             draft_prefill: Duration::ZERO,
@@ -184,6 +209,10 @@ impl<'a> Text<'a> {
             decoded: 0,
             rounds: 0,
             positions: vec![PositionCount::default(); options.draft_length],
+            widths: vec![0; options.draft_length + 1],
+            target: Duration::ZERO,
+            draft_passes_before: 0.0,
+            draft_seconds: 0.0,
         })
     }
 
@@ -196,30 +225,50 @@ impl<'a> Text<'a> {
         let started = Instant::now();
         // A round yields one token more than it accepts, and its pass must fit: `limit` sees to both.
         let most = self.options.draft_length.min(self.limit.0 - self.ids.len() - 1);
-        let mut proposal = match drafter {
-            Some(drafter) if most > 0 => drafter.propose(&self.history, most, &self.options.stop, &mut self.sampler)?,
+        let mut drafter = drafter;
+        let mut proposal = match &mut drafter {
+            Some(drafter) if most > 0 => drafter.propose(Request {
+                history: &self.history,
+                most,
+                stop: &self.options.stop,
+                sampler: &mut self.sampler,
+                pace: &mut Unhurried,
+                catch_up: usize::MAX,
+            })?,
             _ => Proposal::default(),
         };
         proposal.ids.truncate(most);
         let known = self.history.len();
-        let mut rows = vec![self.history[known - 1]];
-        rows.extend_from_slice(&proposal.ids);
-        let logits = target.extend(&rows)?;
+        self.rows.clear();
+        self.rows.push(self.history[known - 1]);
+        self.rows.extend_from_slice(&proposal.ids);
+        let pass = Instant::now();
+        let logits = target.extend(&self.rows)?;
+        self.target += pass.elapsed();
         let verdict = verify(&mut self.sampler, logits, &mut self.history, &proposal, &self.options.stop)?;
         target.truncate(known + verdict.accepted);
-        self.decode += started.elapsed();
-        self.rounds += 1;
-        self.decoded += self.history.len() - known;
-        for (place, count) in self.positions.iter_mut().enumerate() {
-            count.proposed += usize::from(place < proposal.ids.len());
-            count.accepted += usize::from(place < verdict.accepted);
+        if let Some(drafter) = drafter {
+            drafter.learn(&proposal, verdict.accepted);
         }
+        self.decode += started.elapsed();
+        self.count(proposal.ids.len(), verdict.accepted, self.history.len() - known);
         for index in known..self.history.len() {
             if let ControlFlow::Break(stop) = self.emit(self.history[index], index - known < verdict.accepted) {
                 return Ok(ControlFlow::Break(stop));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Counts a round that proposed `width` tokens, of which it accepted some, and that yielded some.
+    fn count(&mut self, width: usize, accepted: usize, yielded: usize) {
+        self.rounds += 1;
+        self.decoded += yielded;
+        self.widths[width] += 1;
+        for (place, count) in self.positions.iter_mut().enumerate() {
+            count.proposed += usize::from(place < width);
+            count.accepted += usize::from(place < accepted);
+        }
     }
 
     /// Takes the next token into the output, unless it is a stop id.
@@ -251,6 +300,9 @@ impl<'a> Text<'a> {
             rounds: self.rounds,
             mean_accepted_length: ratio(self.decoded, self.rounds as f64),
             positions: self.positions,
+            widths: self.widths,
+            target_seconds: self.target.as_secs_f64(),
+            draft_seconds: self.draft_seconds,
         }
     }
 }

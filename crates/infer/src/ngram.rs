@@ -1,6 +1,7 @@
 //! Proposals without a model: what followed the last tokens when they occurred before (prompt lookup decoding).
 
-use crate::{Drafter, InferError, Proposal, Sampler};
+use crate::draft::{Request, continue_match};
+use crate::{Drafter, InferError, Proposal, SamplingOptions};
 
 /// Looks the last tokens of the text up in the text itself, first `longest` of them, then ever fewer down to
 /// `shortest`; the latest earlier occurrence counts.
@@ -19,51 +20,34 @@ impl Default for NgramDrafter {
 }
 
 impl NgramDrafter {
-    /// Where the latest earlier occurrence of the text's end is continued: an index into the text.
-    fn continuation(&self, text: &[u32]) -> Option<usize> {
+    /// Where the latest earlier occurrence of the text's end is continued, an index into the text, and its length.
+    fn continuation(&self, text: &[u32]) -> Option<(usize, usize)> {
         (self.shortest.max(1)..=self.longest).rev().find_map(|n| {
             let end = text.len().checked_sub(n)?;
             let start = (0..end).rev().find(|&start| text[start..][..n] == text[end..])?;
-            Some(start + n)
+            Some((start + n, n))
         })
     }
 }
 
 impl Drafter for NgramDrafter {
-    fn prepare(&mut self, _prompt: &[u32]) -> Result<(), InferError> {
+    fn prepare(&mut self, _prompt: &[u32], _sampling: &SamplingOptions) -> Result<(), InferError> {
         Ok(())
     }
 
-    fn propose(
-        &mut self,
-        history: &[u32],
-        most: usize,
-        stop: &[u32],
-        _sampler: &mut Sampler,
-    ) -> Result<Proposal, InferError> {
-        let mut ids: Vec<u32> = Vec::new();
-        if let Some(start) = self.continuation(history) {
-            for index in start..start + most {
-                // Beyond the text's end the proposal continues itself, as a text with a period does.
-                let id = *history.get(index).unwrap_or_else(|| &ids[index - history.len()]);
-                ids.push(id);
-                if stop.contains(&id) {
-                    break;
-                }
-            }
-        }
-        Ok(Proposal { ids, distributions: Vec::new() })
+    fn propose(&mut self, request: Request<'_>) -> Result<Proposal, InferError> {
+        let found = self.continuation(request.history);
+        Ok(found.map_or_else(Proposal::default, |(at, length)| continue_match(request, at, length)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SamplingOptions;
+    use crate::draft::tests::ask;
 
     fn propose(text: &[u32], most: usize, stop: &[u32]) -> Vec<u32> {
-        let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
-        NgramDrafter::default().propose(text, most, stop, &mut sampler).unwrap().ids
+        ask(&mut NgramDrafter::default(), text, most, stop).ids
     }
 
     #[test]

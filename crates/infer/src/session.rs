@@ -21,6 +21,8 @@ pub struct Session<'b> {
     capacity: usize,
     /// Logits on the host, room for the rows of one pass.
     logits: Vec<f32>,
+    /// Which row of `logits` belongs to the last token read.
+    last_row: usize,
 }
 
 /// Logits of the rows of one pass, on the host.
@@ -86,7 +88,16 @@ impl<'b> Session<'b> {
         let logits_rows = capacity.min(MAX_GENERATED_ROWS);
         let activations = Planned::inference(b, config, rows, logits_rows, capacity)?;
         let cache = b.new_kv_cache(config.layers, capacity, config.heads, kv_type)?;
-        Ok(Self { b, model, cache, activations, len: 0, capacity, logits: vec![0.0; logits_rows * config.vocab] })
+        Ok(Self {
+            b,
+            model,
+            cache,
+            activations,
+            len: 0,
+            capacity,
+            logits: vec![0.0; logits_rows * config.vocab],
+            last_row: 0,
+        })
     }
 
     /// Tokens read so far.
@@ -126,6 +137,7 @@ impl<'b> Session<'b> {
         let vocab = self.vocab();
         let logits = llama::logits(self.b, self.model, &self.activations, last, Rows::prompt(1));
         self.b.read(logits, 0, &mut self.logits[..vocab]);
+        self.last_row = 0;
         Ok(&self.logits[..vocab])
     }
 
@@ -143,7 +155,31 @@ impl<'b> Session<'b> {
         let vocab = self.vocab();
         let logits = llama::logits(self.b, self.model, &self.activations, 0, Rows::generated(rows));
         self.b.read(logits, 0, &mut self.logits[..rows * vocab]);
+        self.last_row = rows - 1;
         Ok(Logits::new(&self.logits[..rows * vocab], vocab))
+    }
+
+    /// [`Session::extend`] where only the logits that follow the last token are wanted.
+    ///
+    /// # Errors
+    /// As [`Session::extend`].
+    pub fn advance(&mut self, ids: &[u32]) -> Result<&[f32], InferError> {
+        let rows = ids.len();
+        if !(1..=MAX_GENERATED_ROWS).contains(&rows) {
+            return Err(InferError::RowCount { rows, most: MAX_GENERATED_ROWS });
+        }
+        self.check(ids)?;
+        self.pass(ids, Family::Generated);
+        let vocab = self.vocab();
+        let logits = llama::logits(self.b, self.model, &self.activations, rows - 1, Rows::generated(1));
+        self.b.read(logits, 0, &mut self.logits[..vocab]);
+        self.last_row = 0;
+        Ok(&self.logits[..vocab])
+    }
+
+    /// The logits behind the token that was read last, whatever was forgotten since; zeroes before anything was read.
+    pub fn last_logits(&self) -> &[f32] {
+        &self.logits[self.last_row * self.vocab()..][..self.vocab()]
     }
 
     /// Forgets all tokens but the first `len`; nothing if there are fewer.

@@ -163,7 +163,7 @@ fn a_draft_like_the_target_is_always_accepted() {
         let mut history = vec![START];
         let q = sampler.distribution(row(&TARGET, START), &history).unwrap();
         let id = q.draw(uniform(seed, Draw::Proposal, 1));
-        let proposal = Proposal { ids: vec![id], distributions: vec![q] };
+        let proposal = Proposal { ids: vec![id], distributions: vec![q], ..Default::default() };
         let rows = [row(&TARGET, START), row(&TARGET, id)].concat();
         let verdict = verify(&mut sampler, Logits::new(&rows, VOCAB), &mut history, &proposal, &[]).unwrap();
         assert_eq!((verdict.accepted, history[1]), (1, id));
@@ -175,7 +175,7 @@ fn nothing_follows_an_accepted_stop_id() {
     let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
     let mut history = vec![START];
     // The most likely tokens behind 0 are 1, 0, 1 …
-    let proposal = Proposal { ids: vec![1, 0, 1], distributions: Vec::new() };
+    let proposal = Proposal { ids: vec![1, 0, 1], ..Default::default() };
     let rows = [row(&TARGET, 0), row(&TARGET, 1), row(&TARGET, 0), row(&TARGET, 1)].concat();
     let verdict = verify(&mut sampler, Logits::new(&rows, VOCAB), &mut history, &proposal, &[0]).unwrap();
     assert_eq!((verdict, history), (Verdict { accepted: 2, next: None }, vec![0, 1, 0]));

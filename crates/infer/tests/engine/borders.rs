@@ -5,7 +5,7 @@ use crate::sessions::check_rows;
 use backend::{Heads, KvType, Precision};
 use cpu::Cpu;
 use formats::{Encoding, StoredTensor, gguf, quant};
-use infer::{Drafter, GenerateOptions, InferError, Proposal, Sampler, Session, generate};
+use infer::{Drafter, GenerateOptions, InferError, Proposal, Request, SamplingOptions, Session, generate};
 use model::{Config, Model, Source, tensors};
 use std::path::Path;
 
@@ -31,11 +31,12 @@ struct Oracle<'a> {
 }
 
 impl Drafter for Oracle<'_> {
-    fn prepare(&mut self, _: &[u32]) -> Result<(), InferError> {
+    fn prepare(&mut self, _: &[u32], _: &SamplingOptions) -> Result<(), InferError> {
         Ok(())
     }
 
-    fn propose(&mut self, history: &[u32], most: usize, _: &[u32], _: &mut Sampler) -> Result<Proposal, InferError> {
+    fn propose(&mut self, request: Request<'_>) -> Result<Proposal, InferError> {
+        let Request { history, most, .. } = request;
         let from = history.len().min(self.text.len());
         let known = &self.text[from..self.text.len().min(from + most)];
         let propose = |(index, &id): (usize, &u32)| {

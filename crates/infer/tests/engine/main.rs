@@ -5,6 +5,7 @@ mod borders;
 mod common;
 mod continuations;
 mod quantized;
+mod rollback;
 mod scoring;
 mod sessions;
 mod speculation;

@@ -4,8 +4,8 @@ use crate::common::{config, ids, listen, machines, parameters};
 use backend::Precision;
 use cpu::Cpu;
 use infer::{
-    AutoDrafter, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome,
-    SamplingOptions, Session, StopReason, TokenEvent, generate,
+    Chain, Costs, Drafter, GenerateOptions, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter, Outcome,
+    SamplingOptions, Schedule, Session, StopReason, SuffixDrafter, TokenEvent, generate,
 };
 use model::{Config, Model, Parameters};
 use std::collections::BTreeMap;
@@ -76,13 +76,24 @@ fn with_drafters(cast: &Cast<'_>, mut check: impl FnMut(&str, &mut dyn Drafter))
     check("other model", &mut model_drafter(cast.cpu, other));
     check("smaller vocabulary", &mut model_drafter(cast.cpu, smaller));
     check("larger vocabulary", &mut model_drafter(cast.cpu, larger));
-    check("auto", &mut AutoDrafter::new(Some(model_drafter(cast.cpu, other))));
-    check("auto without a model", &mut AutoDrafter::new(None));
+    check("suffix", &mut SuffixDrafter::default());
+    check("chain", &mut Chain::usual(Some(model_drafter(cast.cpu, other)), Schedule::Fixed));
+    let every = Chain::new(Schedule::Heuristic).then_suffix().then_ngram(NgramDrafter::default());
+    check("every kind, AMD's widths", &mut every.then_model(Box::new(model_drafter(cast.cpu, same))));
+    check("adaptive, no model", &mut Chain::usual(None, Schedule::Adaptive(Costs::flat(0.0))));
+    for (name, draft, costs) in [
+        ("adaptive", same, Costs::flat(0.05)),
+        ("adaptive, another model", other, Costs::flat(0.02)),
+        ("adaptive, dear", smaller, Costs { draft_row: 0.1, ..Costs::flat(0.6) }),
+    ] {
+        let drafter = model_drafter(cast.cpu, draft).without(vec![3, 17]);
+        check(name, &mut Chain::usual(Some(drafter), Schedule::Adaptive(costs)));
+    }
 }
 
 #[test]
 fn greedy_text_is_the_same_at_every_draft_length() {
-    const LENGTH: usize = 34;
+    const LENGTH: usize = 24;
     for cpu in machines() {
         for precision in [Precision::F32, Precision::Bf16] {
             let cast = Cast::new(&cpu, precision);
@@ -245,8 +256,14 @@ fn sampled_text_of_models_keeps_the_targets_distribution() {
             expected.extend(third.probabilities().map(|(c, r)| ([a, b, c], p * q * r)));
         }
     }
-    let mut drafters: [Box<dyn Drafter + '_>; 2] =
-        [Box::new(ModelDrafter::new(&cpu, &draft, SMALL, 16).unwrap()), Box::new(NgramDrafter::default())];
+    let model = || ModelDrafter::new(&cpu, &draft, SMALL, 16).unwrap();
+    let chain = |model| Chain::usual(Some(model), Schedule::Adaptive(Costs::flat(0.02)));
+    let mut drafters: [Box<dyn Drafter + '_>; 4] = [
+        Box::new(model()),
+        Box::new(NgramDrafter::default()),
+        Box::new(chain(model())),
+        Box::new(chain(model().without(vec![2]))),
+    ];
     for drafter in &mut drafters {
         let mut counts = BTreeMap::new();
         let mut accepted = 0;

@@ -1,0 +1,252 @@
+//! Who proposes tokens, how many, and what that costs on this machine: shared by `slm generate` and `slm bench speculative`.
+
+use crate::env;
+use crate::inputs::{self, CacheType, Dtype};
+use anyhow::{Context, Result, bail};
+use backend::Backend;
+use clap::{Args, ValueEnum};
+use cpu::Cpu;
+use formats::file;
+use infer::{
+    Chain, Costs, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS, ModelDrafter, NgramDrafter, Schedule, Session,
+};
+use model::{Model, cost};
+use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use tokenizer::Tokenizer;
+
+/// Who proposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Speculate {
+    /// Nobody.
+    Off,
+    /// Repetitions first, then the draft model if there is one.
+    Auto,
+    /// The longest match in prompt and output.
+    Suffix,
+    /// The latest occurrence of the last three tokens, or two, or one.
+    Ngram,
+    /// The model of --draft.
+    Draft,
+}
+
+/// Tokens proposed at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DraftLength {
+    /// What pays, by costs measured on this machine and by what was accepted so far.
+    Auto,
+    /// Always as many.
+    Fixed(usize),
+}
+
+fn parse_draft_length(text: &str) -> Result<DraftLength, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(DraftLength::Auto),
+        Ok(length) if (1..=MAX_DRAFT_LENGTH).contains(&length) => Ok(DraftLength::Fixed(length)),
+        _ => Err(format!("give `auto` or 1 to {MAX_DRAFT_LENGTH}")),
+    }
+}
+
+/// Arguments of commands that speculate.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SpeculationArguments {
+    /// A smaller model that proposes tokens
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<PathBuf>,
+    /// Who proposes tokens: one, or several in the order they are asked [default: auto with --draft, off without]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) speculate: Vec<Speculate>,
+    /// Tokens proposed at a time; `auto` measures what pays here (once, for a second) and proposes none where nothing
+    /// does
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_draft_length)]
+    pub(crate) draft_length: DraftLength,
+}
+
+/// A draft model.
+pub(crate) struct Draft {
+    pub(crate) path: PathBuf,
+    pub(crate) model: Model,
+    /// Ids that mean another thing to it.
+    pub(crate) foreign: Vec<u32>,
+}
+
+/// What the drafters of a target are made of.
+pub(crate) struct Cast<'m> {
+    pub(crate) cpu: &'m Cpu,
+    pub(crate) path: &'m Path,
+    pub(crate) target: &'m Model,
+    pub(crate) draft: Option<&'m Draft>,
+    pub(crate) cache_type: Option<CacheType>,
+}
+
+impl SpeculationArguments {
+    /// The model of `--draft`, for `target` and its tokenizer.
+    pub(crate) fn load_draft(
+        &self,
+        cpu: &Cpu,
+        dtype: Dtype,
+        target: &Model,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Option<Draft>> {
+        let Some(path) = &self.draft else { return Ok(None) };
+        let model = inputs::load_model(cpu, path, dtype).context("the draft")?;
+        let [own, others] = [target, &model].map(|model| cost::parameters(&model.config).total());
+        if others > own {
+            bail!(
+                "the draft has {others} parameters and the target {own}, so drafting takes longer than the text by itself; take a smaller draft, or exchange --model and --draft"
+            );
+        }
+        // Without a tokenizer on either side there is nothing to compare; the ids then speak for themselves.
+        let foreign = match (tokenizer, inputs::load_tokenizer(path, None)) {
+            (Some(own), Ok(others)) => infer::check_vocabularies(own, &others)?,
+            _ => Vec::new(),
+        };
+        Ok(Some(Draft { path: path.clone(), model, foreign }))
+    }
+
+    /// Who was asked to propose, in order; nobody where that is off.
+    fn drafters(&self, has_draft: bool) -> Result<Vec<Speculate>> {
+        let asked = match (&self.speculate[..], has_draft) {
+            ([], true) => vec![Speculate::Auto],
+            (asked, _) => asked.to_vec(),
+        };
+        let mut drafters = Vec::new();
+        for who in asked {
+            match who {
+                Speculate::Off if self.speculate.len() > 1 => bail!("--speculate off goes with nothing else"),
+                Speculate::Off => {}
+                Speculate::Auto => {
+                    drafters.push(Speculate::Suffix);
+                    drafters.extend(has_draft.then_some(Speculate::Draft));
+                }
+                Speculate::Draft if !has_draft => {
+                    bail!("--speculate draft needs a model to draft with; name one with --draft")
+                }
+                who => drafters.push(who),
+            }
+        }
+        Ok(drafters)
+    }
+
+    /// Most tokens that are proposed at a time.
+    pub(crate) fn most(&self) -> usize {
+        match self.draft_length {
+            DraftLength::Auto => MAX_DRAFT_LENGTH,
+            DraftLength::Fixed(length) => length,
+        }
+    }
+
+    /// The drafters that were asked for, for texts of up to `capacity` tokens, and the costs that were measured for them.
+    pub(crate) fn chain<'m>(&self, cast: &Cast<'m>, capacity: usize) -> Result<Option<(Chain<'m>, Option<Costs>)>> {
+        let drafters = self.drafters(cast.draft.is_some())?;
+        if drafters.is_empty() {
+            return Ok(None);
+        }
+        let costs = match self.draft_length {
+            DraftLength::Auto => Some(costs(cast, drafters.contains(&Speculate::Draft))?),
+            DraftLength::Fixed(_) => None,
+        };
+        let schedule = costs.clone().map_or(Schedule::Fixed, Schedule::Adaptive);
+        Ok(Some((build(cast, &drafters, schedule, capacity)?, costs)))
+    }
+}
+
+fn build<'m>(cast: &Cast<'m>, drafters: &[Speculate], schedule: Schedule, capacity: usize) -> Result<Chain<'m>> {
+    let mut chain = Chain::new(schedule);
+    for who in drafters {
+        chain = match (who, cast.draft) {
+            (Speculate::Suffix, _) => chain.then_suffix(),
+            (Speculate::Ngram, _) => chain.then_ngram(NgramDrafter::default()),
+            (Speculate::Draft, Some(draft)) => {
+                let session = session(cast, &draft.model, capacity)?;
+                let drafter = ModelDrafter::from_session(session, cast.target.config.vocab);
+                chain.then_model(Box::new(drafter.without(draft.foreign.clone())))
+            }
+            _ => chain,
+        };
+    }
+    Ok(chain)
+}
+
+fn session<'m>(cast: &Cast<'m>, model: &'m Model, capacity: usize) -> Result<Session<'m>, InferError> {
+    let kv_type = inputs::kv_type(cast.cache_type, model.precision);
+    Session::with_cache(cast.cpu, model, capacity.min(model.config.context), kv_type)
+}
+
+/// What is kept of [`Costs`] in the user's cache folder.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    /// For what it was measured: another machine, model or release has another one.
+    key: String,
+    step_seconds: f64,
+    verify: Vec<f64>,
+    draft: f64,
+    draft_row: f64,
+}
+
+/// Costs of the models on this machine: those of an earlier run, or measured now.
+pub(crate) fn costs(cast: &Cast<'_>, with_draft: bool) -> Result<Costs> {
+    const ROOM: usize = 64;
+    let draft = cast.draft.filter(|_| with_draft);
+    let key = key(cast, draft);
+    let path = env::cache_folder().map(|folder| {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        folder.join("speculation").join(format!("{:016x}.json", hasher.finish()))
+    });
+    if let Some(costs) = path.as_deref().and_then(|path| kept(path, &key)) {
+        return Ok(costs);
+    }
+    let mut target = session(cast, cast.target, ROOM)?;
+    let mut draft = draft.map(|draft| session(cast, &draft.model, ROOM)).transpose()?;
+    let costs = infer::measure_costs(&mut target, draft.as_mut())?;
+    if let Some(path) = path {
+        let Costs { step_seconds, verify, draft, draft_row } = costs;
+        let stored = Stored { key, step_seconds, verify: verify.to_vec(), draft, draft_row };
+        // A folder that cannot be written costs a second of measuring in each run, no more.
+        let _ = path.parent().map(file::create_dir_all);
+        let _ = file::write_bytes(&path, &serde_json::to_vec(&stored)?);
+    }
+    Ok(costs)
+}
+
+/// What an earlier run measured; nothing if it is damaged or for something else.
+fn kept(path: &Path, key: &str) -> Option<Costs> {
+    let stored: Stored = serde_json::from_str(&file::read_to_string(path).ok()?).ok()?;
+    let verify: [f64; MAX_GENERATED_ROWS] = stored.verify.try_into().ok()?;
+    let numbers = verify.iter().chain([&stored.step_seconds, &stored.draft, &stored.draft_row]);
+    let sound = stored.key == key && numbers.clone().all(|number| number.is_finite() && *number >= 0.0);
+    let Stored { step_seconds, draft, draft_row, .. } = stored;
+    sound.then_some(Costs { step_seconds, verify, draft, draft_row })
+}
+
+/// Everything that changes what is measured.
+fn key(cast: &Cast<'_>, draft: Option<&Draft>) -> String {
+    let machine = cast.cpu.describe();
+    let model = |path: &Path, model: &Model| {
+        let kv_type = inputs::kv_type(cast.cache_type, model.precision);
+        format!("{:?} {:?} {}", model.precision, kv_type, identity(path))
+    };
+    format!(
+        "slm {} at level {} with {} threads; target {}; draft {}",
+        env!("CARGO_PKG_VERSION"),
+        machine.level,
+        machine.threads,
+        model(cast.path, cast.target),
+        draft.map_or_else(|| "none".to_owned(), |draft| model(&draft.path, &draft.model))
+    )
+}
+
+/// Names, sizes and times of the files that make up a model.
+fn identity(path: &Path) -> String {
+    let path = inputs::model_path(path).unwrap_or_else(|_| path.to_owned());
+    let files = if file::is_dir(&path) { file::list(&path).unwrap_or_default() } else { vec![path] };
+    let one = |path: &PathBuf| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let size = file::size_bytes(path).unwrap_or_default();
+        let changed = file::modified(path).ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        format!("{} {size} {}", absolute.display(), changed.unwrap_or_default().as_nanos())
+    };
+    files.iter().map(one).collect::<Vec<_>>().join(", ")
+}
