@@ -77,7 +77,10 @@ pub fn verify(
 
 /// Bytes that one decoded token must read: every matrix but the input embedding once, and the cache.
 fn bytes_read(cpu: &Cpu, model: &Model, kv_type: KvType, context: usize) -> f64 {
-    let blocks = model.blocks.iter().flat_map(|block| [block.qkv, block.attention_out, block.gate_up, block.down]);
+    let blocks = model
+        .blocks
+        .iter()
+        .flat_map(|block| [block.qkv, block.attention_out, block.gate_up, block.down].map(|w| w.matrix));
     let weights: usize = blocks.chain([model.head]).map(|matrix| cpu.matrix_bytes(matrix)).sum();
     weights as f64 + context as f64 * cost::cached_bytes_per_position(&model.config, kv_type) as f64
 }

@@ -62,6 +62,7 @@ fn amd_135m(sequence: usize) -> Config {
         bos: None,
         eos: Vec::new(),
         architecture: model::Architecture::Llama,
+        form: model::Form::LLAMA,
         initializer_range: 0.02,
     }
 }

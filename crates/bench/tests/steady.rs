@@ -106,6 +106,7 @@ fn config() -> Config {
         bos: None,
         eos: Vec::new(),
         architecture: model::Architecture::Llama,
+        form: model::Form::LLAMA,
         initializer_range: 0.02,
     }
 }

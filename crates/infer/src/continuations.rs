@@ -9,7 +9,7 @@ use crate::InferError;
 use crate::planned::Planned;
 use crate::session::check_ids;
 use backend::{Backend, Buf, Element, Rows};
-use model::{Model, PrefixTree, TreeBuffers, llama};
+use model::{Model, PrefixTree, TreeBuffers, pass};
 use std::ops::Range;
 
 /// Rows of a batch. Products are at their full speed from a few hundred rows on; more rows find more to share.
@@ -107,7 +107,7 @@ impl<'b> ContinuationScorer<'b> {
             held.push(buf);
             Ok(buf)
         };
-        let sizes = [HEAD_ROWS * config.width, HEAD_ROWS, LOGITS_ROWS * config.vocab];
+        let sizes = [HEAD_ROWS * config.token_width(), HEAD_ROWS, LOGITS_ROWS * config.vocab];
         let allocated = (|| {
             let [hidden, losses, logits] = sizes.map(|len| alloc(Element::F32, len));
             Ok((hidden?, losses?, logits?, alloc(Element::U32, HEAD_ROWS)?))
@@ -183,7 +183,7 @@ impl<'b> ContinuationScorer<'b> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = llama::forward_tree(self.b, self.model, &self.activations, buffers, &tree);
+        let hidden = pass::forward_tree(self.b, self.model, &self.activations, buffers, &tree);
         let mut scores = vec![ContinuationScore { log_probability: 0.0, greedy: None }; continuations.len()];
         for (score, continuation) in scores.iter_mut().zip(continuations) {
             score.greedy = continuation.greedy.then_some(true);
@@ -203,7 +203,7 @@ impl<'b> ContinuationScorer<'b> {
 
     /// Copies the hidden states of some places to where the head reads them.
     fn gather(&self, hidden: Buf, places: &[Place]) {
-        let width = self.model.config.width;
+        let width = self.model.config.token_width();
         let mut at = 0;
         for run in consecutive(places) {
             let first = places[run.start].row;

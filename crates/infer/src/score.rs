@@ -4,8 +4,7 @@ use crate::InferError;
 use crate::planned::Planned;
 use crate::session::check_ids;
 use backend::{Backend, Buf, Element, Sequences};
-use model::llama::{self, Batch};
-use model::{Config, Model};
+use model::{Batch, Config, Model, pass};
 use std::ops::Range;
 
 /// Log-probabilities in nats: element `i` is `log p(ids[i] | ids[..i])`; nothing precedes the first token, so it has none.
@@ -162,7 +161,7 @@ impl<'b> Scorer<'b> {
         let batch = Batch { sequences: Sequences { batch: 1, tokens: rows }, ..self.buffers.batch };
         b.write_ids(batch.ids, 0, inputs);
         b.write_ids(target_buf, 0, targets);
-        let losses = llama::loss(b, self.model, &self.activations, &batch, target_buf);
+        let losses = pass::loss(b, self.model, &self.activations, &batch, target_buf);
         let mut scores = vec![0.0; rows];
         b.read(losses, 0, &mut scores);
         scores.iter_mut().for_each(|score| *score = -*score);

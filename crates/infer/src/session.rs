@@ -3,7 +3,7 @@
 use crate::InferError;
 use crate::planned::Planned;
 use backend::{Backend, Family, KvCache, KvType, Rows};
-use model::{Model, llama};
+use model::{Model, pass};
 
 /// Most rows of the generated family in one pass.
 pub const MAX_GENERATED_ROWS: usize = 16;
@@ -135,7 +135,7 @@ impl<'b> Session<'b> {
             last = chunk.len() - 1;
         }
         let vocab = self.vocab();
-        let logits = llama::logits(self.b, self.model, &self.activations, last, Rows::prompt(1));
+        let logits = pass::logits(self.b, self.model, &self.activations, last, Rows::prompt(1));
         self.b.read(logits, 0, &mut self.logits[..vocab]);
         self.last_row = 0;
         Ok(&self.logits[..vocab])
@@ -153,7 +153,7 @@ impl<'b> Session<'b> {
         self.check(ids)?;
         self.pass(ids, Family::Generated);
         let vocab = self.vocab();
-        let logits = llama::logits(self.b, self.model, &self.activations, 0, Rows::generated(rows));
+        let logits = pass::logits(self.b, self.model, &self.activations, 0, Rows::generated(rows));
         self.b.read(logits, 0, &mut self.logits[..rows * vocab]);
         self.last_row = rows - 1;
         Ok(Logits::new(&self.logits[..rows * vocab], vocab))
@@ -188,7 +188,7 @@ impl<'b> Session<'b> {
     }
 
     fn pass(&mut self, ids: &[u32], family: Family) {
-        llama::forward_cached(self.b, self.model, &self.activations, self.cache, self.len, ids, family);
+        pass::forward_cached(self.b, self.model, &self.activations, self.cache, self.len, ids, family);
         self.len += ids.len();
     }
 

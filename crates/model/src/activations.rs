@@ -9,11 +9,11 @@ use backend::{Backend, BackendError, Buf, Element, Sequences};
 pub struct Activations {
     /// Rows that there is room for.
     pub rows: usize,
-    /// Positions that the rotary table reaches: every position given must be below.
+    /// Every position given must be below: so far the rotary table reaches.
     pub positions: usize,
     /// Rows of logits that there is room for.
     pub logits_rows: usize,
-    /// Cosines and sines, `positions × head_dim` ([`Backend::rope`]).
+    /// Cosines and sines, `positions × head_dim` ([`Backend::rope`]); nothing where positions are learned.
     pub rope: Buf,
     /// One entry per block.
     pub blocks: Vec<BlockActivations>,
@@ -21,16 +21,19 @@ pub struct Activations {
     pub embedded: Buf,
     /// The residual stream after the last block, `× width`.
     pub last: Buf,
-    /// Output of the norm at hand, and at the end of a forward pass the final hidden states, `× width`.
+    /// Output of the norm at hand, `× width`.
     pub normed: Buf,
+    /// At the end of a forward pass the final hidden states, which the head multiplies, `× token width`: `normed`, but where
+    /// token vectors are narrower (then before the first block the token vectors themselves).
+    pub(crate) final_states: Buf,
     /// 1 / RMS of the norm at hand, `rows`.
     pub rstd: Buf,
     /// Loss of each row in nats, `rows`.
     pub losses: Buf,
-    /// Ids and positions of the rows of [`crate::llama::forward_cached`], which come from the host.
+    /// Ids and positions of the rows of [`crate::pass::forward_cached`], which come from the host.
     pub(crate) ids: Buf,
     pub(crate) row_positions: Buf,
-    /// Hidden states moved to the front for the head, `logits_rows × width`.
+    /// Hidden states moved to the front for the head, `logits_rows × token width`.
     pub(crate) picked: Buf,
     /// `logits_rows × vocab`.
     pub(crate) logits: Buf,
@@ -58,9 +61,9 @@ pub struct BlockActivations {
     pub logsumexp: Buf,
     /// The residual stream after attention, `× width`. Kept.
     pub mid: Buf,
-    /// Gate and up projections, `× 2·ffn_width`. Kept.
+    /// Gate and up projections, `× 2·ffn_width`; without a gate the up projection, `× ffn_width`. Kept.
     pub gate_up: Buf,
-    /// SwiGLU's output, `× ffn_width`.
+    /// SwiGLU's output, `× ffn_width`; without a gate nothing.
     pub hidden: Buf,
     /// The residual stream after the block, `× width`: the next block's `x`.
     pub out: Buf,
@@ -125,7 +128,9 @@ impl Activations {
     fn new(b: &dyn Backend, config: &Config, plan: Plan) -> Result<Self, BackendError> {
         let mut memory = Memory::new(b);
         let mut activations = plan.lay_out(config, &mut |element, len| memory.alloc(element, len))?;
-        b.write(activations.rope, 0, &config.rope.table(config.heads.head_dim, plan.positions));
+        if !config.architecture.learns_positions() {
+            b.write(activations.rope, 0, &config.rope.table(config.heads.head_dim, plan.positions));
+        }
         activations.held = memory.keep();
         Ok(activations)
     }
@@ -146,7 +151,8 @@ impl Plan {
         let mut ids = |len| source(Element::U32, len);
         let (ids, row_positions) = (ids(rows)?, ids(rows)?);
         let mut floats = |len: usize| source(Element::F32, len);
-        let rope = floats(self.positions * config.heads.head_dim)?;
+        let turned = if config.architecture.learns_positions() { 0 } else { config.heads.head_dim };
+        let rope = floats(self.positions * turned)?;
         let blocks = self.blocks(config, &mut floats)?;
         let (first, last) = (blocks[0], blocks[blocks.len() - 1]);
         let gradients = if self.training { Some(self.gradients(config, &mut floats)?) } else { None };
@@ -158,11 +164,15 @@ impl Plan {
             embedded: first.x,
             last: last.out,
             normed: last.normed,
+            final_states: match config.token_width() == config.width {
+                true => last.normed,
+                false => floats(rows * config.token_width())?,
+            },
             rstd: last.rstd,
             losses: floats(rows)?,
             ids,
             row_positions,
-            picked: floats(self.logits_rows * config.width)?,
+            picked: floats(self.logits_rows * config.token_width())?,
             logits: floats(self.logits_rows * config.vocab)?,
             blocks,
             gradients,
@@ -173,7 +183,8 @@ impl Plan {
     fn blocks(self, config: &Config, floats: Floats<'_>) -> Result<Vec<BlockActivations>, BackendError> {
         let Self { rows, training, .. } = self;
         let (normed, rstd) = (floats(rows * config.width)?, floats(rows)?);
-        let hidden = floats(rows * config.ffn_width)?;
+        let gated = config.form.activation.is_gated();
+        let hidden = floats(if gated { rows * config.ffn_width } else { 0 })?;
         let mut blocks: Vec<BlockActivations> = Vec::with_capacity(config.layers);
         let mut x = floats(rows * config.width)?;
         for layer in 0..config.layers {
@@ -191,7 +202,7 @@ impl Plan {
                 attended: floats(rows * config.heads.query_width())?,
                 logsumexp: floats(rows * config.heads.heads)?,
                 mid,
-                gate_up: floats(rows * 2 * config.ffn_width)?,
+                gate_up: floats(rows * if gated { 2 } else { 1 } * config.ffn_width)?,
                 hidden,
                 out,
             });

@@ -1,47 +1,18 @@
-//! What a Llama-shaped model is: one `Config`, what its numbers mean, and what is refused.
+//! What a model is: one `Config`, what its numbers mean, and what is refused.
 
 pub(crate) mod gguf;
 mod hugging_face;
 mod llama2c;
+mod rope;
 
+pub(crate) use hugging_face::scaling as hf_scaling;
+pub use rope::{Rope, RopeScaling};
+
+use crate::{Architecture, Form};
 use backend::Heads;
+use std::borrow::Cow;
 
-/// Families of models that differ in a tensor or two and in what files call them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// Llama and what has its shape: SmolLM, Mistral without its window, AMD-135M.
-    Llama,
-    /// Qwen 2 and 2.5 (Yang et al., 2024): a Llama whose query, key and value projections have biases.
-    Qwen2,
-}
-
-impl Architecture {
-    /// All that are computed.
-    pub(crate) const ALL: [Self; 2] = [Self::Llama, Self::Qwen2];
-
-    /// `model_type` of a `config.json`, `general.architecture` of a GGUF file.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-        }
-    }
-
-    /// The class in transformers.
-    pub(crate) const fn class(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-        }
-    }
-
-    /// Whether query, key and value projections have biases.
-    pub const fn has_qkv_bias(self) -> bool {
-        matches!(self, Self::Qwen2)
-    }
-}
-
-/// The shape of a Llama model and what else its forward pass depends on.
+/// The shape of a model and what else its forward pass depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Tokens in the vocabulary: rows of the embedding.
@@ -56,9 +27,9 @@ pub struct Config {
     pub ffn_width: usize,
     /// Longest sequence that the model was made for, in tokens.
     pub context: usize,
-    /// ε of every RMSNorm.
+    /// ε of every norm.
     pub norm_epsilon: f32,
-    /// Rotary position embedding.
+    /// Rotary position embedding; unused where positions are learned.
     pub rope: Rope,
     /// Whether the output matrix is the embedding itself.
     pub tied: bool,
@@ -68,42 +39,10 @@ pub struct Config {
     pub eos: Vec<u32>,
     /// The family.
     pub architecture: Architecture,
+    /// What differs from a plain Llama.
+    pub form: Form,
     /// Standard deviation noted in `config.json`; the first weights are drawn by [`crate::Scheme`], not by this.
     pub initializer_range: f32,
-}
-
-/// Rotary position embedding (Su et al., 2021) over all elements of a head, in Hugging Face's half-split pairing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Base θ: pair `i` turns by `position · θ^(−2i/head_dim)`.
-    pub theta: f32,
-    /// How those frequencies are stretched for longer contexts.
-    pub scaling: RopeScaling,
-}
-
-/// Changes of the rotary frequencies.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies as they are.
-    None,
-    /// Every frequency divided by `factor` (position interpolation, Chen et al., 2023).
-    Linear {
-        /// At least 1 as a rule; above 0.
-        factor: f32,
-    },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, a ramp between.
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f32,
-        /// Wavelengths longer than `original_context / low_frequency_factor` are divided.
-        low_frequency_factor: f32,
-        /// Wavelengths shorter than `original_context / high_frequency_factor` are kept.
-        high_frequency_factor: f32,
-        /// Context before stretching, in tokens.
-        original_context: usize,
-    },
-    /// A divisor for each pair, as a GGUF file lists them (`rope_freqs.weight`); `head_dim / 2` of them.
-    Divisors(Vec<f32>),
 }
 
 /// What is wrong with a config. It names the field as `config.json` does; who knows the file puts it before.
@@ -127,7 +66,7 @@ pub enum ConfigError {
         /// What it says.
         value: String,
         /// What would be.
-        supported: &'static str,
+        supported: Cow<'static, str>,
     },
     /// A key that must be there.
     #[error("{field} is missing; add it or take the file from its publisher again")]
@@ -154,6 +93,11 @@ fn require(holds: bool, field: &'static str, value: impl ToString, rule: impl In
 }
 
 impl Config {
+    /// Width of token vectors: that of the residual stream, unless they are projected.
+    pub fn token_width(&self) -> usize {
+        self.form.token_width.unwrap_or(self.width)
+    }
+
     /// Checks every number and relation that the rest of the crate relies on.
     ///
     /// # Errors
@@ -164,9 +108,12 @@ impl Config {
         for ((field, most), value) in MOST.into_iter().zip(sizes) {
             require((1..=most).contains(&value), field, value, format!("1 to {most}"))?;
         }
-        require(head_dim.is_multiple_of(2), "head_dim", head_dim, "even (rotary embedding turns pairs)")?;
+        let turns = !self.architecture.learns_positions();
+        require(!turns || head_dim.is_multiple_of(2), "head_dim", head_dim, "even (rotary embedding turns pairs)")?;
         let rule = format!("a divisor of num_attention_heads = {heads}");
         require(heads.is_multiple_of(kv_heads), "num_key_value_heads", kv_heads, rule)?;
+        let token_width = self.token_width();
+        require((1..=1 << 16).contains(&token_width), "word_embed_proj_dim", token_width, "1 to 65536")?;
         let epsilon = self.norm_epsilon;
         require(epsilon > 0.0 && epsilon < 1.0, "rms_norm_eps", epsilon, "between 0 and 1")?;
         let range = self.initializer_range;
@@ -177,90 +124,6 @@ impl Config {
             require((id as usize) < self.vocab, field, id, format!("below vocab_size = {}", self.vocab))?;
         }
         self.rope.validate(head_dim)
-    }
-}
-
-impl Rope {
-    fn validate(&self, head_dim: usize) -> Result<(), ConfigError> {
-        let theta = self.theta;
-        require(theta.is_finite() && theta >= 1.0, "rope_theta", theta, "a number of at least 1")?;
-        let positive = |field, value: f32| require(value > 0.0 && value.is_finite(), field, value, "above 0");
-        match &self.scaling {
-            RopeScaling::None => Ok(()),
-            RopeScaling::Linear { factor } => positive("rope_scaling.factor", *factor),
-            RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor: low,
-                high_frequency_factor: high,
-                original_context,
-            } => {
-                positive("rope_scaling.factor", *factor)?;
-                positive("rope_scaling.low_freq_factor", *low)?;
-                require(
-                    high > low && high.is_finite(),
-                    "rope_scaling.high_freq_factor",
-                    high,
-                    format!("above low_freq_factor = {low}"),
-                )?;
-                let field = "rope_scaling.original_max_position_embeddings";
-                require((1..=1 << 24).contains(original_context), field, original_context, "1 to 16777216")
-            }
-            RopeScaling::Divisors(divisors) => {
-                let field = "rope_freqs.weight";
-                require(
-                    divisors.len() == head_dim / 2,
-                    field,
-                    divisors.len(),
-                    format!("{} numbers long", head_dim / 2),
-                )?;
-                divisors.iter().try_for_each(|&divisor| positive(field, divisor))
-            }
-        }
-    }
-
-    /// The angle per position of each of the `head_dim / 2` pairs, rounded to f32 as PyTorch has it.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let base = |pair: usize| {
-            let exponent = (2 * pair) as f32 / head_dim as f32;
-            1.0 / (f64::from(self.theta).powf(f64::from(exponent)) as f32)
-        };
-        (0..head_dim / 2).map(|pair| base(pair) / self.scaling.divisor(pair, base(pair))).collect()
-    }
-
-    /// What each pair's frequency is divided by, for [`RopeScaling::Divisors`].
-    pub(crate) fn divisors(&self, head_dim: usize) -> Vec<f32> {
-        let plain = Self { theta: self.theta, scaling: RopeScaling::None }.frequencies(head_dim);
-        plain.iter().enumerate().map(|(pair, &frequency)| self.scaling.divisor(pair, frequency)).collect()
-    }
-
-    /// Cosines and sines for `positions` positions in the layout of [`backend::Backend::rope`]: `positions × head_dim`.
-    pub fn table(&self, head_dim: usize, positions: usize) -> Vec<f32> {
-        let frequencies = self.frequencies(head_dim);
-        let mut table = Vec::with_capacity(positions * head_dim);
-        for position in 0..positions {
-            // The angle is rounded to f32 before its cosine is taken: PyTorch and llama.cpp do so, and the trained
-            // weights have only ever seen those angles.
-            let angles = frequencies.iter().map(|&frequency| f64::from(position as f32 * frequency));
-            table.extend(angles.clone().map(|angle| angle.cos() as f32));
-            table.extend(angles.map(|angle| angle.sin() as f32));
-        }
-        table
-    }
-}
-
-impl RopeScaling {
-    /// What the frequency of pair `pair`, unscaled `frequency`, is divided by.
-    fn divisor(&self, pair: usize, frequency: f32) -> f32 {
-        match self {
-            Self::None => 1.0,
-            Self::Linear { factor } => *factor,
-            Self::Divisors(divisors) => divisors.get(pair).copied().unwrap_or(1.0),
-            &Self::Llama3 { factor, low_frequency_factor: low, high_frequency_factor: high, original_context } => {
-                let turns = original_context as f32 * frequency / (2.0 * std::f32::consts::PI);
-                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                1.0 / ((1.0 - kept) / factor + kept)
-            }
-        }
     }
 }
 
@@ -283,6 +146,7 @@ pub(crate) mod tests {
             bos: Some(1),
             eos: vec![2],
             architecture: Architecture::Llama,
+            form: Form::LLAMA,
             initializer_range: 0.02,
         }
     }
@@ -316,28 +180,5 @@ pub(crate) mod tests {
         let mut infinite = small(2, true);
         infinite.rope.theta = f32::INFINITY;
         assert!(infinite.validate().is_err());
-    }
-
-    #[test]
-    fn a_table_row_is_cosines_then_sines() {
-        let table = Rope { theta: 10_000.0, scaling: RopeScaling::None }.table(4, 3);
-        assert_eq!(&table[..4], [1.0, 1.0, 0.0, 0.0]);
-        assert_eq!(table[8], 2f64.cos() as f32);
-        assert_eq!(table[11], 0.02f32.sin());
-    }
-
-    #[test]
-    fn llama3_keeps_high_and_divides_low_frequencies() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_frequency_factor: 1.0,
-            high_frequency_factor: 4.0,
-            original_context: 8192,
-        };
-        let plain = Rope { theta: 500_000.0, scaling: RopeScaling::None }.frequencies(128);
-        let scaled = Rope { theta: 500_000.0, scaling }.frequencies(128);
-        assert_eq!(plain[0], scaled[0]);
-        assert_eq!(plain[63] / 8.0, scaled[63]);
-        assert!(plain.iter().zip(&scaled).all(|(plain, scaled)| scaled <= plain && *scaled >= plain / 8.0));
     }
 }

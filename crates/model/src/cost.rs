@@ -2,19 +2,19 @@
 
 use crate::Config;
 use crate::activations::Plan;
-use crate::tensors::{self, Role, Tensor};
+use crate::tensors::{self, Role};
 use backend::{Buf, Element, KvType, Precision, Sequences};
 
 /// Numbers of parameters by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Token embedding.
+    /// Token embedding, and where there are any, vectors of positions and the projection into the residual stream.
     pub embedding: u64,
     /// All blocks, their norms included.
     pub blocks: u64,
     /// Final norm.
     pub final_norm: u64,
-    /// Output projection; 0 where it is the embedding.
+    /// Output projection, 0 where it is the embedding; and the projection before it, where there is one.
     pub head: u64,
 }
 
@@ -27,13 +27,16 @@ impl Counts {
 
 /// Counts the parameters of a model.
 pub fn parameters(config: &Config) -> Counts {
-    let len = |role| Tensor::new(config, role, 0).len() as u64;
-    Counts {
-        embedding: len(Role::Embedding),
-        blocks: config.layers as u64 * Role::BLOCK.into_iter().map(len).sum::<u64>(),
-        final_norm: len(Role::FinalNorm),
-        head: if config.tied { 0 } else { len(Role::Head) },
+    let mut counts = Counts { embedding: 0, blocks: 0, final_norm: 0, head: 0 };
+    for tensor in tensors::all(config) {
+        *match tensor.role {
+            Role::Embedding | Role::Positions | Role::ProjectIn => &mut counts.embedding,
+            Role::FinalNorm | Role::FinalNormBias => &mut counts.final_norm,
+            Role::Head | Role::ProjectOut => &mut counts.head,
+            _ => &mut counts.blocks,
+        } += tensor.len() as u64;
     }
+    counts
 }
 
 /// Weights of the largest tensor of a Hugging Face folder: what is copied at a time when a model is written.
@@ -58,7 +61,9 @@ pub struct Flops {
 /// is not counted.
 pub fn flops_per_token(config: &Config, tokens: usize) -> Flops {
     let counts = parameters(config);
-    let multiplied = counts.blocks + counts.final_norm + counts.embedding;
+    let token_width = config.token_width();
+    let projections = if token_width == config.width { 0 } else { 2 * config.width as u64 * token_width as u64 };
+    let multiplied = counts.blocks + counts.final_norm + projections + (config.vocab * token_width) as u64;
     let attention = config.layers as f64 * config.heads.query_width() as f64 * tokens as f64;
     let forward = 2.0 * multiplied as f64 + 2.0 * attention;
     Flops { forward, training: 3.0 * forward }

@@ -47,13 +47,15 @@ pub enum ModelError {
     },
     /// Tensors that the config does not call for.
     #[error(
-        "{path}: tensor `{first}`{} no part of a Llama model of this config; the config does not belong to these \
+        "{path}: tensor `{first}`{} no part of a `{architecture}` model of this config; the config does not belong to these \
          weights, or they are of another architecture",
         if *.count > 1 { format!(" and {} more are", .count - 1) } else { " is".into() }
     )]
     Surplus {
         /// The folder or file.
         path: PathBuf,
+        /// What the config says they are.
+        architecture: &'static str,
         /// One of them.
         first: String,
         /// How many.

@@ -129,6 +129,7 @@ pub fn to_gguf(
     refuse_existing(out)?;
     let source = Source::open(source)?;
     let config = source.config();
+    config.check_gguf().map_err(|error| ModelError::config(source.path(), error))?;
     let mut all_entries = config.gguf_entries(encoding);
     // Where a chat model has two ends, the first ends a text and the second a turn.
     let end = |index| config.eos.get(index).copied();
@@ -200,12 +201,11 @@ fn gguf_plan(tensor: &Tensor, encoding: Encoding, head: bool) -> TensorPlan {
 
 fn write_gguf_tensor(source: &Source, tensor: &Tensor, encoding: Encoding, writer: &mut dyn Write) -> io::Result<()> {
     let bytes = reencode(source.encoded(tensor).map_err(io::Error::other)?, encoding).map_err(io::Error::other)?;
-    let rotated = matches!(tensor.role, Role::Query | Role::Key);
-    if !rotated || source.config().gguf_pair_order() == PairOrder::Halves {
+    if !tensor.role.is_rotated() || source.config().gguf_pair_order() == PairOrder::Halves {
         return writer.write_all(&bytes);
     }
-    let (head_dim, row_bytes) = (source.config().heads.head_dim, bytes.len() / tensor.rows);
-    writer.write_all(&tensors::reorder_pairs(&bytes, head_dim, row_bytes, PairOrder::Neighbours))
+    let head_dim = source.config().heads.head_dim;
+    writer.write_all(&tensors::reorder_pairs(&bytes, head_dim, tensor, PairOrder::Neighbours))
 }
 
 /// Writes a tensor's rows in `encoding`; rows that have it already are taken as they are.

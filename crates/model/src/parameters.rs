@@ -3,9 +3,9 @@
 use crate::init::{self, Scheme};
 use crate::memory::{Held, Memory};
 use crate::source::Source;
-use crate::tensors::{Role, Tensor};
-use crate::weights::{Block, Model};
-use crate::{Architecture, Config, ConfigError, ModelError};
+use crate::tensors::{Role, Stacks, Tensor};
+use crate::weights::{Block, Linear, Model, Norm};
+use crate::{Architecture, Config, ConfigError, Form, ModelError};
 use backend::{Backend, Buf, Element, Matrix, Precision};
 use formats::hf_config::{CONFIG_NAME, GENERATION_CONFIG_NAME, GenerationConfig};
 use formats::safetensors::{self, SINGLE_NAME};
@@ -150,10 +150,7 @@ impl Parameters {
         values: &mut dyn FnMut(&Tensor) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
-        if config.architecture != Architecture::Llama {
-            let (field, value) = ("model_type", config.architecture.name().into());
-            return Err(ConfigError::Unsupported { field, value, supported: "only `llama` is trained" }.into());
-        }
+        refuse_untrained(config)?;
         let mut make = Builder { memory: Memory::new(b), b, config, precision, values, list: Vec::new() };
         let (embedding, embedding_grad) = make.matrix(Kind::Embedding, &[Role::Embedding], 0)?;
         let mut blocks = Vec::with_capacity(config.layers);
@@ -280,6 +277,20 @@ impl Parameters {
     }
 }
 
+/// Refuses what has no backward pass.
+fn refuse_untrained(config: &Config) -> Result<(), ConfigError> {
+    let unsupported = |field, value: &str, supported: &'static str| {
+        Err(ConfigError::Unsupported { field, value: value.into(), supported: supported.into() })
+    };
+    let Form { attention_out_bias, ffn_bias, .. } = config.form;
+    match config.architecture {
+        Architecture::Llama if attention_out_bias => unsupported("attention_bias", "true", "only `false` is trained"),
+        Architecture::Llama if ffn_bias => unsupported("mlp_bias", "true", "only `false` is trained"),
+        Architecture::Llama => Ok(()),
+        other => unsupported("model_type", other.name(), "only `llama` is trained"),
+    }
+}
+
 struct Builder<'a> {
     memory: Memory<'a>,
     b: &'a dyn Backend,
@@ -291,12 +302,13 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn block(&mut self, layer: usize) -> Result<(Block, BlockWeightGradients), ModelError> {
+        let Stacks { qkv, gate_up } = self.config.stacks();
         let (norm1, norm1_grad) = self.norm(Role::AttentionNorm, layer)?;
-        let (qkv, qkv_grad) = self.matrix(Kind::Matrix, &Block::QKV, layer)?;
-        let (attention_out, attention_out_grad) = self.matrix(Kind::Matrix, &[Role::AttentionOut], layer)?;
+        let (qkv, qkv_grad) = self.linear(qkv, layer)?;
+        let (attention_out, attention_out_grad) = self.linear(&[Role::AttentionOut], layer)?;
         let (norm2, norm2_grad) = self.norm(Role::FfnNorm, layer)?;
-        let (gate_up, gate_up_grad) = self.matrix(Kind::Matrix, &Block::GATE_UP, layer)?;
-        let (down, down_grad) = self.matrix(Kind::Matrix, &[Role::Down], layer)?;
+        let (gate_up, gate_up_grad) = self.linear(gate_up, layer)?;
+        let (down, down_grad) = self.linear(&[Role::Down], layer)?;
         let grads = BlockWeightGradients {
             norm1: norm1_grad,
             qkv: qkv_grad,
@@ -305,13 +317,19 @@ impl Builder<'_> {
             gate_up: gate_up_grad,
             down: down_grad,
         };
-        Ok((Block { norm1, qkv, qkv_bias: None, attention_out, norm2, gate_up, down }, grads))
+        let (head_norms, rotated) = (None, true);
+        Ok((Block { norm1, qkv, head_norms, rotated, attention_out, norm2, gate_up, down }, grads))
     }
 
-    fn norm(&mut self, role: Role, layer: usize) -> Result<(Buf, Buf), ModelError> {
+    fn linear(&mut self, roles: &[Role], layer: usize) -> Result<(Linear, Buf), ModelError> {
+        let (matrix, grad) = self.matrix(Kind::Matrix, roles, layer)?;
+        Ok((Linear { matrix, bias: None }, grad))
+    }
+
+    fn norm(&mut self, role: Role, layer: usize) -> Result<(Norm, Buf), ModelError> {
         let mut parameter = self.parameter(Kind::Norm, &[role], layer)?;
         parameter.rows = 1;
-        let handles = (parameter.master, parameter.grad);
+        let handles = (Norm { weight: parameter.master, bias: None }, parameter.grad);
         self.list.push(parameter);
         Ok(handles)
     }

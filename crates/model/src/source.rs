@@ -1,7 +1,7 @@
 //! A model as it lies on the disk, whatever the format: its config, and its tensors by role in one order of rows.
 
 use crate::tensors::{self, PairOrder, Role, Tensor};
-use crate::{Config, ModelError};
+use crate::{Architecture, Config, ModelError};
 use formats::gguf::Gguf;
 use formats::hf_config::{CONFIG_NAME, GenerationConfig, HfConfig};
 use formats::llama2c::Llama2c;
@@ -114,13 +114,21 @@ impl Source {
     /// [`ModelError`] for one that the model does not have (a tied model's head).
     pub fn encoded(&self, tensor: &Tensor) -> Result<Encoded<'_>, ModelError> {
         let stored = self.stored(tensor)?;
-        let rotated = matches!(tensor.role, Role::Query | Role::Key);
-        if !rotated || self.order() == PairOrder::Halves {
-            return Ok(Encoded { encoding: stored.encoding, bytes: Cow::Borrowed(stored.bytes) });
+        let encoding = stored.encoding;
+        if self.is_transposed(tensor) {
+            return Ok(Encoded { encoding, bytes: Cow::Owned(tensors::transpose(stored.bytes, tensor)) });
         }
-        let row_bytes = stored.bytes.len() / tensor.rows;
-        let rows = tensors::reorder_pairs(stored.bytes, self.config.heads.head_dim, row_bytes, PairOrder::Halves);
-        Ok(Encoded { encoding: stored.encoding, bytes: Cow::Owned(rows) })
+        if !tensor.role.is_rotated() || self.order() == PairOrder::Halves {
+            return Ok(Encoded { encoding, bytes: Cow::Borrowed(stored.bytes) });
+        }
+        let bytes = tensors::reorder_pairs(stored.bytes, self.config.heads.head_dim, tensor, PairOrder::Halves);
+        Ok(Encoded { encoding, bytes: Cow::Owned(bytes) })
+    }
+
+    /// Whether the file has the tensor's columns as rows.
+    fn is_transposed(&self, tensor: &Tensor) -> bool {
+        let transposed = self.config.architecture.description().transposed;
+        matches!(self.files, Files::HuggingFace(_)) && transposed.contains(&tensor.role)
     }
 
     /// A tensor's values, row-major.
@@ -163,8 +171,8 @@ impl Source {
 
     /// The tensor's name in this format.
     fn name(&self, tensor: &Tensor) -> String {
-        match self.files {
-            Files::HuggingFace(_) => tensor.name(),
+        match &self.files {
+            Files::HuggingFace(weights) => folder_name(weights, tensor.name()),
             Files::Gguf(_) => tensor.gguf_name(),
             Files::Llama2c(_) => tensor.llama2c_name(),
         }
@@ -185,13 +193,12 @@ impl Source {
             Files::Gguf(gguf) => gguf.tensor(&name)?,
             Files::Llama2c(llama2c) => llama2c.tensor(&name)?,
         };
-        if stored.shape != tensor.shape() {
-            return Err(ModelError::Misshaped {
-                path: self.path.clone(),
-                name,
-                found: stored.shape,
-                expected: tensor.shape(),
-            });
+        let mut expected = tensor.shape();
+        if self.is_transposed(tensor) {
+            expected.reverse();
+        }
+        if stored.shape != expected {
+            return Err(ModelError::Misshaped { path: self.path.clone(), name, found: stored.shape, expected });
         }
         Ok(stored)
     }
@@ -206,12 +213,15 @@ impl Source {
         if self.config.tied {
             self.check_tied(&mut names)?;
         }
-        names.retain(|name| !is_derived(name));
+        names.retain(|name| !is_derived(self.config.architecture, name));
         match names.first() {
             None => Ok(()),
-            Some(first) => {
-                Err(ModelError::Surplus { path: self.path.clone(), first: first.clone(), count: names.len() })
-            }
+            Some(first) => Err(ModelError::Surplus {
+                path: self.path.clone(),
+                architecture: self.config.architecture.name(),
+                first: first.clone(),
+                count: names.len(),
+            }),
         }
     }
 
@@ -232,7 +242,17 @@ impl Source {
     }
 }
 
-/// Tensors that some writers store although the config gives them: rotary frequencies and cosines.
-fn is_derived(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight"
+/// A tensor's name in a folder: the full one or, where the folder was written from the model without its head (as GPT-2's
+/// own is), the one without what stands before the first dot.
+fn folder_name(weights: &Weights, full: String) -> String {
+    match full.split_once('.') {
+        Some((_, bare)) if !weights.contains(&full) && weights.contains(bare) => bare.into(),
+        _ => full,
+    }
+}
+
+/// Tensors that some writers store although the config gives them: rotary frequencies and cosines, GPT-2's causal masks.
+fn is_derived(architecture: Architecture, name: &str) -> bool {
+    let mask = || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
+    name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" || architecture == Architecture::Gpt2 && mask()
 }

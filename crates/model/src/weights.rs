@@ -18,41 +18,60 @@ pub struct Model {
     pub precision: Precision,
     /// Of most of its weights in their file; f32 where they have none.
     pub encoding: Encoding,
-    /// Token vectors, `vocab × width`.
+    /// Token vectors, `vocab × token width`.
     pub embedding: Matrix,
+    /// Vectors of positions, `context × width` floats, where they are learned.
+    pub positions: Option<Buf>,
+    /// Projection of narrower token vectors into the residual stream, `width × token width`.
+    pub project_in: Option<Matrix>,
     /// The blocks in order.
     pub blocks: Vec<Block>,
-    /// Weights of the final norm, `width`.
-    pub norm: Buf,
-    /// Output projection, `vocab × width`; the embedding itself where the model is tied.
+    /// The final norm, where there is one.
+    pub norm: Option<Norm>,
+    /// Projection of the final hidden states to narrower token vectors, `token width × width`.
+    pub project_out: Option<Matrix>,
+    /// Output projection, `vocab × token width`; the embedding itself where the model is tied.
     pub head: Matrix,
     held: Held,
+}
+
+/// Weights of a norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// What multiplies, `width`.
+    pub weight: Buf,
+    /// What is added, of a layer norm.
+    pub bias: Option<Buf>,
+}
+
+/// A projection.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// What multiplies, outputs × inputs.
+    pub matrix: Matrix,
+    /// What is added, one number an output.
+    pub bias: Option<Buf>,
 }
 
 /// Weights of one block.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
-    /// Norm before attention, `width`.
-    pub norm1: Buf,
+    /// Norm before attention.
+    pub norm1: Norm,
     /// Query, key and value projections stacked, `qkv_width × width`.
-    pub qkv: Matrix,
-    /// Added to their outputs, `qkv_width`, where the architecture has biases.
-    pub qkv_bias: Option<Buf>,
+    pub qkv: Linear,
+    /// Weights of the norms of query and key heads, `head_dim` each, where heads are normalized.
+    pub head_norms: Option<[Buf; 2]>,
+    /// Whether queries and keys are rotated.
+    pub rotated: bool,
     /// `width × query_width`.
-    pub attention_out: Matrix,
-    /// Norm before the feed-forward layer, `width`.
-    pub norm2: Buf,
-    /// Gate and up projections stacked, `2·ffn_width × width`.
-    pub gate_up: Matrix,
+    pub attention_out: Linear,
+    /// Norm before the feed-forward layer.
+    pub norm2: Norm,
+    /// Gate and up projections stacked, `2·ffn_width × width`; without a gate the up projection alone.
+    pub gate_up: Linear,
     /// `width × ffn_width`.
-    pub down: Matrix,
-}
-
-impl Block {
-    /// What [`Block::qkv`] stacks.
-    pub const QKV: [Role; 3] = [Role::Query, Role::Key, Role::Value];
-    /// What [`Block::gate_up`] stacks.
-    pub const GATE_UP: [Role; 2] = [Role::Gate, Role::Up];
+    pub down: Linear,
 }
 
 impl Model {
@@ -82,24 +101,33 @@ impl Model {
         Loader { memory: Memory::new(b), source, precision: Precision::F32, decode: true }.model()
     }
 
-    /// A model over handles that somebody else frees.
+    /// A Llama over handles that somebody else frees.
     pub(crate) fn sharing(
         config: Config,
         precision: Precision,
         embedding: Matrix,
         blocks: Vec<Block>,
-        norm: Buf,
+        norm: Norm,
         head: Matrix,
     ) -> Self {
-        let encoding = Encoding::F32;
-        Self { config, precision, encoding, embedding, blocks, norm, head, held: Held::default() }
+        Self {
+            config,
+            precision,
+            encoding: Encoding::F32,
+            embedding,
+            positions: None,
+            project_in: None,
+            blocks,
+            norm: Some(norm),
+            project_out: None,
+            head,
+            held: Held::default(),
+        }
     }
 
     /// The same weights once more; the result frees nothing and dies with the original.
     pub fn share(&self) -> Self {
-        let config = self.config.clone();
-        let shared = Self::sharing(config, self.precision, self.embedding, self.blocks.clone(), self.norm, self.head);
-        Self { encoding: self.encoding, ..shared }
+        Self { config: self.config.clone(), blocks: self.blocks.clone(), held: Held::default(), ..*self }
     }
 
     /// Gives the weights of a loaded model back; a model that shares its parameters' handles leaves them alone.
@@ -118,37 +146,76 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     fn model(mut self) -> Result<Model, ModelError> {
         let config = self.source.config().clone();
+        let projects = config.token_width() != config.width;
         let embedding = self.matrix(&[Role::Embedding], 0)?;
+        let project_in = projects.then(|| self.matrix(&[Role::ProjectIn], 0)).transpose()?;
+        let positions = config.architecture.learns_positions().then(|| self.positions()).transpose()?;
         let blocks = (0..config.layers).map(|layer| self.block(layer)).collect::<Result<_, _>>()?;
-        let norm = self.norm(Role::FinalNorm, 0)?;
+        let norm = config.form.final_norm.then(|| self.norm(Role::FinalNorm, 0)).transpose()?;
+        let project_out = projects.then(|| self.matrix(&[Role::ProjectOut], 0)).transpose()?;
         let head = if config.tied { embedding } else { self.matrix(&[Role::Head], 0)? };
         let (precision, encoding) = (self.precision, self.source.encoding()?);
-        Ok(Model { config, precision, encoding, embedding, blocks, norm, head, held: self.memory.keep() })
-    }
-
-    fn block(&mut self, layer: usize) -> Result<Block, ModelError> {
-        Ok(Block {
-            norm1: self.norm(Role::AttentionNorm, layer)?,
-            qkv: self.matrix(&Block::QKV, layer)?,
-            qkv_bias: self.source.config().architecture.has_qkv_bias().then(|| self.qkv_bias(layer)).transpose()?,
-            attention_out: self.matrix(&[Role::AttentionOut], layer)?,
-            norm2: self.norm(Role::FfnNorm, layer)?,
-            gate_up: self.matrix(&Block::GATE_UP, layer)?,
-            down: self.matrix(&[Role::Down], layer)?,
+        let held = self.memory.keep();
+        Ok(Model {
+            config,
+            precision,
+            encoding,
+            embedding,
+            positions,
+            project_in,
+            blocks,
+            norm,
+            project_out,
+            head,
+            held,
         })
     }
 
-    fn norm(&mut self, role: Role, layer: usize) -> Result<Buf, ModelError> {
-        let values = self.source.values(&Tensor::new(self.source.config(), role, layer))?;
-        Ok(self.memory.floats(&values)?)
+    fn block(&mut self, layer: usize) -> Result<Block, ModelError> {
+        let config = self.source.config();
+        let (stacks, norms, rotated) = (config.stacks(), config.form.head_norms, config.form.rotates(layer));
+        let head_norms =
+            || Ok::<_, ModelError>([self.vector(&[Role::QueryNorm], layer)?, self.vector(&[Role::KeyNorm], layer)?]);
+        Ok(Block {
+            head_norms: norms.then(head_norms).transpose()?,
+            rotated,
+            norm1: self.norm(Role::AttentionNorm, layer)?,
+            qkv: self.linear(stacks.qkv, layer)?,
+            attention_out: self.linear(&[Role::AttentionOut], layer)?,
+            norm2: self.norm(Role::FfnNorm, layer)?,
+            gate_up: self.linear(stacks.gate_up, layer)?,
+            down: self.linear(&[Role::Down], layer)?,
+        })
     }
 
-    fn qkv_bias(&mut self, layer: usize) -> Result<Buf, ModelError> {
+    fn norm(&mut self, role: Role, layer: usize) -> Result<Norm, ModelError> {
+        Ok(Norm { weight: self.vector(&[role], layer)?, bias: self.bias(&[role], layer)? })
+    }
+
+    fn linear(&mut self, roles: &[Role], layer: usize) -> Result<Linear, ModelError> {
+        Ok(Linear { matrix: self.matrix(roles, layer)?, bias: self.bias(roles, layer)? })
+    }
+
+    /// What is added to the outputs of some projections that are stacked.
+    fn bias(&mut self, roles: &[Role], layer: usize) -> Result<Option<Buf>, ModelError> {
+        let biases: Option<Vec<Role>> = roles.iter().map(|&role| self.source.config().bias_of(role)).collect();
+        biases.map(|biases| self.vector(&biases, layer)).transpose()
+    }
+
+    /// Vectors on end.
+    fn vector(&mut self, roles: &[Role], layer: usize) -> Result<Buf, ModelError> {
         let mut values = Vec::new();
-        for role in Role::QKV_BIAS {
+        for &role in roles {
             values.extend(self.source.values(&Tensor::new(self.source.config(), role, layer))?);
         }
         Ok(self.memory.floats(&values)?)
+    }
+
+    /// The vectors of positions from 0 on.
+    fn positions(&mut self) -> Result<Buf, ModelError> {
+        let config = self.source.config();
+        let values = self.source.values(&Tensor::new(config, Role::Positions, 0))?;
+        Ok(self.memory.floats(&values[config.architecture.position_offset() * config.width..])?)
     }
 
     /// One matrix of the tensors of `roles`, their rows stacked.

@@ -2,7 +2,7 @@
 
 use backend::{Backend, Buf, NO_TARGET};
 use data::Sample;
-use model::llama;
+use model::Batch;
 use std::ops::Range;
 
 /// Equally long sequences, row `s·tokens + t` being token `t` of sequence `s`. Allocated once, filled for every step.
@@ -68,7 +68,7 @@ pub(crate) struct Part<'a> {
 /// and gets no targets: no loss, and gradients of exactly 0.
 ///
 /// A batch is always of its full size, so that every pass has the shape that was planned.
-pub(crate) fn write_part(b: &dyn Backend, batch: &llama::Batch, targets: Buf, part: Part<'_>) {
+pub(crate) fn write_part(b: &dyn Backend, batch: &Batch, targets: Buf, part: Part<'_>) {
     b.write_ids(batch.ids, 0, part.ids);
     b.write_ids(targets, 0, part.targets);
     // By parts of a fixed size: a step allocates nothing.

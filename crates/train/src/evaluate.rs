@@ -7,7 +7,7 @@ use crate::{BatchShape, Tokenizer, TrainError};
 use backend::{Backend, Buf, Element};
 use data::{Loader, Part as DataPart};
 use infer::{GenerateOptions, Session};
-use model::{Activations, Model, llama};
+use model::{Activations, Batch, Model, pass};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub fn evaluate(
     let rows = shape.micro().rows();
     let activations = Activations::inference(b, &model.config, rows, 0, sequence)?;
     let activations = Held::new(b, activations, Activations::free);
-    let batch = Held::new(b, llama::Batch::new(b, shape.micro(), document_mask)?, llama::Batch::free);
+    let batch = Held::new(b, Batch::new(b, shape.micro(), document_mask)?, Batch::free);
     let mut buffers = Buffers::new(b);
     let targets = buffers.alloc(Element::U32, rows)?;
     let scorer = Scorer { b, model, activations: &activations, batch: &batch, targets };
@@ -59,7 +59,7 @@ pub(crate) struct Scorer<'a> {
     pub(crate) b: &'a dyn Backend,
     pub(crate) model: &'a Model,
     pub(crate) activations: &'a Activations,
-    pub(crate) batch: &'a llama::Batch,
+    pub(crate) batch: &'a Batch,
     pub(crate) targets: Buf,
 }
 
@@ -67,7 +67,7 @@ impl Scorer<'_> {
     /// Adds the losses of the rows of `part` to `sum`, in order.
     fn add_losses(&self, part: Part<'_>, losses: &mut Vec<f32>, sum: &mut f64) {
         write_part(self.b, self.batch, self.targets, part);
-        let read_from = llama::loss(self.b, self.model, self.activations, self.batch, self.targets);
+        let read_from = pass::loss(self.b, self.model, self.activations, self.batch, self.targets);
         losses.resize(part.ids.len(), 0.0);
         self.b.read(read_from, 0, losses);
         *sum = losses.iter().fold(*sum, |sum, &loss| sum + f64::from(loss));

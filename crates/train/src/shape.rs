@@ -37,6 +37,7 @@ pub fn model_config(
         bos,
         eos: eos.into_iter().collect(),
         architecture: model::Architecture::Llama,
+        form: model::Form::LLAMA,
         initializer_range: match shape.init {
             Init::Amd => (2.0 / (5.0 * shape.width.max(1) as f32)).sqrt(),
             Init::Gpt2 => 0.02,

@@ -6,7 +6,7 @@ use crate::evaluate::Scorer;
 use crate::guard::{self, Fault};
 use crate::held::{Buffers, Held};
 use backend::{AdamW, Backend, Buf, Element, Sequences};
-use model::{Activations, Kind, Model, Parameters, llama};
+use model::{Activations, Batch, Kind, Model, Parameters, llama};
 use recipe::{DecayedParameters, Optimizer};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -64,7 +64,7 @@ pub(crate) struct Trainer<'b> {
     parameters: Held<'b, Parameters>,
     moments: Vec<Moments>,
     activations: Held<'b, Activations>,
-    batch: Held<'b, llama::Batch>,
+    batch: Held<'b, Batch>,
     targets: Buf,
     /// Losses of all rows of a batch, so that the host waits once a step, not once a micro-batch.
     losses: Buf,
@@ -96,7 +96,7 @@ impl<'b> Trainer<'b> {
         }
         let activations = Activations::training(b, &parameters.config, shape.micro())?;
         let activations = Held::new(b, activations, Activations::free);
-        let batch = Held::new(b, llama::Batch::new(b, shape.micro(), document_mask)?, llama::Batch::free);
+        let batch = Held::new(b, Batch::new(b, shape.micro(), document_mask)?, Batch::free);
         let rows = shape.batch_tokens();
         Ok(Self {
             b,

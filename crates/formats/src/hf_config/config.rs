@@ -9,8 +9,9 @@ use std::path::Path;
 /// The name of the file in a model's folder.
 pub const CONFIG_NAME: &str = "config.json";
 
-/// The settings of a Llama-family model. Where a key is optional, absent and `null` are the same and are `None` here:
-/// which default applies is the architecture's affair.
+/// The settings of a language model. Where a key is optional, absent and `null` are the same and are `None` here: which
+/// default applies is the architecture's affair. Keys that GPT-2 and OPT spell in their own way (`n_embd`, `ffn_dim` …) are read
+/// into the field of the usual one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfConfig {
     /// `llama`, …
@@ -22,7 +23,7 @@ pub struct HfConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
+    pub intermediate_size: Option<usize>,
     /// Layers.
     pub num_hidden_layers: usize,
     /// Query heads.
@@ -89,6 +90,18 @@ const KNOWN: [&str; 24] = [
     "pad_token_id",
 ];
 
+/// GPT-2's and OPT's names of keys, and those that other models have for the same.
+const OTHER_SPELLINGS: [(&str, &str); 8] = [
+    ("n_embd", "hidden_size"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+    ("n_positions", "max_position_embeddings"),
+    ("n_inner", "intermediate_size"),
+    ("ffn_dim", "intermediate_size"),
+    ("layer_norm_epsilon", "rms_norm_eps"),
+    ("activation_function", "hidden_act"),
+];
+
 impl HfConfig {
     /// Reads a `config.json`, or the one in a folder.
     ///
@@ -108,6 +121,11 @@ impl HfConfig {
     }
 
     fn from_map(file: &Path, mut map: Map<String, Value>) -> Result<Self, ConfigError> {
+        for (other, usual) in OTHER_SPELLINGS {
+            if let Some(value) = map.get(other).filter(|_| !map.contains_key(usual)).cloned() {
+                map.insert(usual.into(), value);
+            }
+        }
         let keys = Keys { file, prefix: String::new(), map: &map };
         let size = |key| keys.required(key, keys.size(key)?);
         let (rope_theta, rope_scaling) = rope::read(&keys)?;
@@ -116,7 +134,7 @@ impl HfConfig {
             architectures: keys.texts("architectures")?,
             vocab_size: size("vocab_size")?,
             hidden_size: size("hidden_size")?,
-            intermediate_size: size("intermediate_size")?,
+            intermediate_size: keys.size("intermediate_size")?,
             num_hidden_layers: size("num_hidden_layers")?,
             num_attention_heads: size("num_attention_heads")?,
             num_key_value_heads: keys.size("num_key_value_heads")?,

@@ -27,7 +27,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A key that must be there.
-    #[error("{file}: `{key}` is missing; check that it is the config of a Llama-family model")]
+    #[error("{file}: `{key}` is missing; check that it is the config of a language model")]
     Missing {
         /// The file.
         file: PathBuf,

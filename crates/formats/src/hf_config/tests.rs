@@ -28,7 +28,7 @@ fn parse(text: &str) -> Result<HfConfig, ConfigError> {
 #[test]
 fn the_old_spelling_is_read() {
     let config = parse(AMD_135M).unwrap();
-    assert_eq!((config.hidden_size, config.intermediate_size, config.vocab_size), (768, 2048, 32000));
+    assert_eq!((config.hidden_size, config.intermediate_size, config.vocab_size), (768, Some(2048), 32000));
     assert_eq!((config.rope_theta, config.rope_scaling), (Some(10000.0), None));
     assert_eq!((config.bos_token_id, config.eos_token_id), (Some(1), vec![2]));
     assert_eq!(config.dtype.as_deref(), Some("bfloat16"));
@@ -82,7 +82,7 @@ fn wrong_values_are_refused_by_name() {
         parse(&text).unwrap_err().to_string()
     };
     assert_snapshot!(refuse("\"hidden_size\": 768", "\"hidden_size\": \"768\""), @r#"config.json: `hidden_size` is "768", not a whole number from 1 to 2147483647; correct the file or fetch it again"#);
-    assert_snapshot!(refuse("\"hidden_size\": 768,", ""), @"config.json: `hidden_size` is missing; check that it is the config of a Llama-family model");
+    assert_snapshot!(refuse("\"hidden_size\": 768,", ""), @"config.json: `hidden_size` is missing; check that it is the config of a language model");
     assert_snapshot!(refuse("\"num_hidden_layers\": 12", "\"num_hidden_layers\": -12"), @"config.json: `num_hidden_layers` is -12, not a whole number from 1 to 2147483647; correct the file or fetch it again");
     assert_snapshot!(refuse("\"vocab_size\": 32000", "\"vocab_size\": 4294967296"), @"config.json: `vocab_size` is 4294967296, not a whole number from 1 to 2147483647; correct the file or fetch it again");
     assert_snapshot!(refuse("\"eos_token_id\": 2", "\"eos_token_id\": [2, \"</s>\"]"), @r#"config.json: `eos_token_id` is [2,"</s>"], not a token id or a list of token ids; correct the file or fetch it again"#);

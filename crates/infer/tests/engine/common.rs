@@ -25,6 +25,7 @@ pub(crate) fn config(vocab: usize, context: usize) -> Config {
         bos: Some(1),
         eos: vec![2],
         architecture: model::Architecture::Llama,
+        form: model::Form::LLAMA,
         initializer_range: 0.02,
     }
 }

@@ -1,11 +1,13 @@
 //! `Config` from and to the keys of a GGUF file; most begin with the architecture's name.
 
 use crate::ModelError;
-use crate::config::{Architecture, Config, ConfigError, Rope, RopeScaling};
+use crate::architecture::{Architecture, GgufForm};
+use crate::config::{Config, ConfigError, Rope, RopeScaling};
 use crate::tensors::PairOrder;
 use backend::Heads;
 use formats::Encoding;
 use formats::gguf::{Gguf, Value};
+use std::borrow::Cow;
 
 /// The tensor that lists a divisor for each pair of rotated elements.
 pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
@@ -17,27 +19,28 @@ impl Config {
     /// [`ModelError::Gguf`] for keys that are missing or of a wrong type; [`ModelError::ConfigOf`] for an
     /// architecture that is not computed, experts, or numbers out of range.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let architecture = architecture(gguf)?;
+        let (architecture, stated) = architecture(gguf)?;
         let key = |key: &str| format!("{}.{key}", architecture.name());
         let size = |name| gguf.require::<usize>(&key(name));
         let optional = |name| gguf.find::<usize>(&key(name));
         let (width, heads) = (size("embedding_length")?, size("attention.head_count")?);
+        let layers = size("block_count")?;
         let even_share = width.checked_div(heads).unwrap_or(0);
         let head_dim = optional("attention.key_length")?.unwrap_or(even_share);
         for field in ["attention.value_length", "rope.dimension_count"] {
             if let Some(other) = optional(field)?.filter(|&other| other != head_dim) {
-                let supported = "values and rotation span the whole head, as long as its keys";
+                let supported = "values and rotation span the whole head, as long as its keys".into();
                 return refuse(gguf, ConfigError::Unsupported { field, value: other.to_string(), supported });
             }
         }
         let config = Self {
             vocab: vocab(gguf)?,
             width,
-            layers: size("block_count")?,
+            layers,
             heads: Heads { heads, kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads), head_dim },
             ffn_width: size("feed_forward_length")?,
             context: size("context_length")?,
-            norm_epsilon: gguf.require(&key("attention.layer_norm_rms_epsilon"))?,
+            norm_epsilon: gguf.require(&key(stated.epsilon))?,
             rope: Rope {
                 theta: gguf.find(&key("rope.freq_base"))?.unwrap_or(10_000.0),
                 scaling: scaling(gguf, architecture)?,
@@ -46,6 +49,7 @@ impl Config {
             bos: gguf.find("tokenizer.ggml.bos_token_id")?,
             eos: end_tokens(gguf)?,
             architecture,
+            form: (stated.form)(gguf, layers),
             initializer_range: 0.02,
         };
         config.validate().map_err(|error| ModelError::config(gguf.path(), error))?;
@@ -67,12 +71,19 @@ impl Config {
             size("feed_forward_length", self.ffn_width),
             size("attention.head_count", self.heads.heads),
             size("attention.head_count_kv", self.heads.kv_heads),
+        ];
+        if let Some(form) = &self.architecture.description().gguf {
+            entries.push((key(form.epsilon), Value::F32(self.norm_epsilon)));
+        }
+        if self.architecture.learns_positions() {
+            return entries;
+        }
+        entries.extend([
             size("attention.key_length", self.heads.head_dim),
             size("attention.value_length", self.heads.head_dim),
             size("rope.dimension_count", self.heads.head_dim),
-            (key("attention.layer_norm_rms_epsilon"), Value::F32(self.norm_epsilon)),
             (key("rope.freq_base"), Value::F32(self.rope.theta)),
-        ];
+        ]);
         if let RopeScaling::Linear { factor } = self.rope.scaling {
             entries.push((key("rope.scaling.type"), Value::String("linear".into())));
             entries.push((key("rope.scaling.factor"), Value::F32(factor)));
@@ -80,12 +91,24 @@ impl Config {
         entries
     }
 
-    /// How a GGUF file lays out the pairs of a rotated head: llama.cpp turns neighbours in `llama` only.
-    pub(crate) const fn gguf_pair_order(&self) -> PairOrder {
-        match self.architecture {
-            Architecture::Llama => PairOrder::Neighbours,
-            Architecture::Qwen2 => PairOrder::Halves,
+    /// How a GGUF file lays out the pairs of a rotated head.
+    pub(crate) fn gguf_pair_order(&self) -> PairOrder {
+        self.architecture.description().gguf.as_ref().map_or(PairOrder::Halves, |form| form.pair_order)
+    }
+
+    /// Refuses what GGUF files cannot hold.
+    pub(crate) fn check_gguf(&self) -> Result<(), ConfigError> {
+        let unsupported = |field, value: &str, supported: Cow<'static, str>| {
+            Err(ConfigError::Unsupported { field, value: value.into(), supported })
+        };
+        if self.architecture.description().gguf.is_none() {
+            let known = Architecture::names(|known| known.name, |known| known.gguf.is_some());
+            return unsupported("model_type", self.architecture.name(), format!("GGUF files hold {known}").into());
         }
+        if self.form.rotated.iter().zip(1..).any(|(&rotates, layer)| rotates == (layer % 4 == 0)) {
+            return unsupported("no_rope_layers", "a list", "in GGUF files every fourth layer does not rotate".into());
+        }
+        Ok(())
     }
 
     /// What [`ROPE_DIVISORS`] must hold, where keys alone do not say the scaling.
@@ -102,18 +125,20 @@ fn refuse<T>(gguf: &Gguf, error: ConfigError) -> Result<T, ModelError> {
     Err(ModelError::config(gguf.path(), error))
 }
 
-fn architecture(gguf: &Gguf) -> Result<Architecture, ModelError> {
+fn architecture(gguf: &Gguf) -> Result<(Architecture, &'static GgufForm), ModelError> {
     let name: &str = gguf.require("general.architecture")?;
-    let Some(architecture) = Architecture::ALL.into_iter().find(|known| known.name() == name) else {
-        let (field, value) = ("general.architecture", name.into());
-        return refuse(gguf, ConfigError::Unsupported { field, value, supported: "`llama` and `qwen2` are" });
+    let found = Architecture::named(name).and_then(|known| Some((known, known.description().gguf.as_ref()?)));
+    let Some(found) = found else {
+        let known = Architecture::names(|known| known.name, |known| known.gguf.is_some());
+        let (field, supported) = ("general.architecture", format!("{known} are").into());
+        return refuse(gguf, ConfigError::Unsupported { field, value: name.into(), supported });
     };
     // Mixtral calls itself `llama` too.
     match gguf.find::<u32>(&format!("{name}.expert_count"))? {
-        None | Some(0) => Ok(architecture),
+        None | Some(0) => Ok(found),
         Some(experts) => {
-            let (field, value) = ("expert_count", experts.to_string());
-            refuse(gguf, ConfigError::Unsupported { field, value, supported: "mixtures of experts are not" })
+            let (field, supported) = ("expert_count", "mixtures of experts are not".into());
+            refuse(gguf, ConfigError::Unsupported { field, value: experts.to_string(), supported })
         }
     }
 }
@@ -134,7 +159,7 @@ fn scaling(gguf: &Gguf, architecture: Architecture) -> Result<RopeScaling, Model
         None | Some("none") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: gguf.require(&key("factor"))? }),
         Some(other) => {
-            let supported = "`none`, `linear` and a list of divisors are";
+            let supported = "`none`, `linear` and a list of divisors are".into();
             refuse(gguf, ConfigError::Unsupported { field: "rope.scaling.type", value: other.into(), supported })
         }
     }
@@ -167,6 +192,7 @@ const fn file_type(encoding: Encoding) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Form;
     use crate::config::tests::small;
     use formats::{StoredTensor, gguf};
 
@@ -200,7 +226,8 @@ mod tests {
         for (tied, architecture) in
             [(true, Architecture::Llama), (false, Architecture::Llama), (true, Architecture::Qwen2)]
         {
-            let mut config = Config { bos: None, eos: vec![], architecture, ..small(2, tied) };
+            let form = Form { qkv_bias: architecture == Architecture::Qwen2, ..Form::LLAMA };
+            let mut config = Config { bos: None, eos: vec![], architecture, form, ..small(2, tied) };
             assert_eq!(written(&config, &config.gguf_entries(Encoding::F32)).unwrap(), config);
             config.rope.scaling = RopeScaling::Linear { factor: 4.0 };
             config.eos = vec![7];
@@ -214,7 +241,7 @@ mod tests {
         let config = small(2, true);
         let refused = |key: &str, value| written(&config, &with(&config, key, value)).unwrap_err().to_string();
         let text = |text: &str| Value::String(text.into());
-        assert!(refused("general.architecture", text("gpt2")).contains("general.architecture is `gpt2`"));
+        assert!(refused("general.architecture", text("opt")).contains("general.architecture is `opt`"));
         assert!(refused("llama.expert_count", Value::U32(8)).contains("expert_count is `8`"));
         assert!(refused("llama.rope.scaling.type", text("yarn")).contains("`yarn`"));
         assert!(refused("llama.rope.dimension_count", Value::U32(2)).contains("rope.dimension_count is `2`"));

@@ -1,60 +1,37 @@
-//! `Config` from and to `config.json` (LlamaForCausalLM).
+//! `Config` from and to `config.json`; what is an architecture's own is read by its file in `architecture/`.
 
-use crate::config::{Architecture, Config, ConfigError, Rope, RopeScaling};
-use backend::Heads;
+use crate::Architecture;
+use crate::config::{Config, ConfigError, RopeScaling};
 use formats::hf_config::{self, HfConfig};
 use serde_json::Map;
-
-/// Defaults of transformers' `LlamaConfig`, for keys that a file leaves out.
-mod absent {
-    pub(super) const CONTEXT: usize = 2048;
-    pub(super) const NORM_EPSILON: f32 = 1e-6;
-    pub(super) const ROPE_THETA: f32 = 10_000.0;
-    pub(super) const INITIALIZER_RANGE: f32 = 0.02;
-}
+use std::borrow::Cow;
 
 impl Config {
     /// The shape that a `config.json` states, checked.
     ///
     /// # Errors
-    /// [`ConfigError`]: another architecture than Llama, other biases, another activation than SiLU, a kind of rope scaling
-    /// that is not computed here, a number out of range.
+    /// [`ConfigError`]: an architecture, an activation, a kind of rope scaling or another setting that is not computed here,
+    /// a number out of range.
     pub fn from_hf(hf: &HfConfig) -> Result<Self, ConfigError> {
-        let architecture = architecture(hf)?;
-        let heads = hf.num_attention_heads;
-        let head_dim = match hf.head_dim {
-            Some(head_dim) => head_dim,
-            None if heads > 0 && hf.hidden_size.is_multiple_of(heads) => hf.hidden_size / heads,
-            None => {
-                let rule = format!("a multiple of num_attention_heads = {heads} where head_dim is not given");
-                return Err(ConfigError::OutOfRange { field: "hidden_size", value: hf.hidden_size.to_string(), rule });
-            }
-        };
-        let config = Self {
-            vocab: hf.vocab_size,
-            width: hf.hidden_size,
-            layers: hf.num_hidden_layers,
-            heads: Heads { heads, kv_heads: hf.num_key_value_heads.unwrap_or(heads), head_dim },
-            ffn_width: hf.intermediate_size,
-            context: hf.max_position_embeddings.unwrap_or(absent::CONTEXT),
-            norm_epsilon: hf.rms_norm_eps.unwrap_or(absent::NORM_EPSILON),
-            rope: Rope { theta: hf.rope_theta.unwrap_or(absent::ROPE_THETA), scaling: scaling(hf)? },
-            tied: hf.tie_word_embeddings.unwrap_or(false),
-            bos: hf.bos_token_id,
-            eos: hf.eos_token_id.clone(),
-            architecture,
-            initializer_range: hf.initializer_range.unwrap_or(absent::INITIALIZER_RANGE),
-        };
+        let config = (architecture(hf)?.description().from_hf)(hf)?;
         config.validate()?;
         Ok(config)
     }
 
-    /// A `config.json` that transformers loads as `LlamaForCausalLM`; `dtype` is that of the tensors beside it
+    /// A `config.json` that transformers loads as the same model; `dtype` is that of the tensors beside it
     /// (`float32`, `float16`, `bfloat16`).
     ///
     /// # Errors
-    /// [`ConfigError::Unsupported`] for rope divisors listed one by one, which `config.json` cannot express.
+    /// [`ConfigError::Unsupported`] for GPT-2 and OPT, which are read but not written, and for rope divisors listed one by
+    /// one, which `config.json` cannot express.
     pub fn to_hf(&self, dtype: &str) -> Result<HfConfig, ConfigError> {
+        if self.architecture.learns_positions() {
+            return Err(ConfigError::Unsupported {
+                field: "model_type",
+                value: self.architecture.name().into(),
+                supported: "folders of Llamas and their relatives are written; this one is only read".into(),
+            });
+        }
         let rope_scaling = match self.rope.scaling {
             RopeScaling::None => None,
             RopeScaling::Linear { factor } => Some(hf_config::RopeScaling::Linear { factor }),
@@ -70,16 +47,16 @@ impl Config {
                 return Err(ConfigError::Unsupported {
                     field: "rope_freqs.weight",
                     value: "a list of divisors".into(),
-                    supported: "a Hugging Face config states `linear` or `llama3` scaling by its numbers",
+                    supported: "a Hugging Face config states `linear` or `llama3` scaling by its numbers".into(),
                 });
             }
         };
         Ok(HfConfig {
             model_type: Some(self.architecture.name().into()),
-            architectures: vec![self.architecture.class().into()],
+            architectures: vec![self.architecture.description().class.into()],
             vocab_size: self.vocab,
             hidden_size: self.width,
-            intermediate_size: self.ffn_width,
+            intermediate_size: Some(self.ffn_width),
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads.heads,
             num_key_value_heads: Some(self.heads.kv_heads),
@@ -89,66 +66,60 @@ impl Config {
             rope_theta: Some(self.rope.theta),
             rope_scaling,
             tie_word_embeddings: Some(self.tied),
-            attention_bias: Some(false),
-            mlp_bias: Some(false),
+            attention_bias: Some(self.form.attention_out_bias),
+            mlp_bias: Some(self.form.ffn_bias),
             hidden_act: Some("silu".into()),
             dtype: Some(dtype.into()),
             initializer_range: Some(self.initializer_range),
             bos_token_id: self.bos,
             eos_token_id: self.eos.clone(),
             pad_token_id: None,
-            other: Map::new(),
+            other: match self.form.rotated.as_slice() {
+                [] => Map::new(),
+                rotated => {
+                    Map::from_iter([("no_rope_layers".into(), rotated.iter().map(|&yes| u8::from(yes)).collect())])
+                }
+            },
         })
     }
 }
 
 fn architecture(hf: &HfConfig) -> Result<Architecture, ConfigError> {
-    let unsupported =
-        |field, value: &str, supported| Err(ConfigError::Unsupported { field, value: value.into(), supported });
-    let by_type = |name: &str| Architecture::ALL.into_iter().find(|known| known.name() == name);
+    let unsupported = |field, value: &str, supported: Cow<'static, str>| {
+        Err(ConfigError::Unsupported { field, value: value.into(), supported })
+    };
     let by_class = |name: &str| match name {
         // As early files of Llama wrote it.
         "LLaMAForCausalLM" => Some(Architecture::Llama),
-        _ => Architecture::ALL.into_iter().find(|known| known.class() == name),
+        _ => Architecture::ALL.into_iter().find(|known| known.description().class == name),
     };
     let mut found = None;
     if let Some(model_type) = &hf.model_type {
-        found = by_type(model_type);
+        found = Architecture::named(model_type);
         if found.is_none() {
-            return unsupported("model_type", model_type, "`llama` and `qwen2` are");
+            let known = Architecture::names(|known| known.name, |_| true);
+            return unsupported("model_type", model_type, format!("{known} are").into());
         }
     }
     for class in &hf.architectures {
         let named = by_class(class);
         if named.is_none() {
-            return unsupported("architectures", class, "`LlamaForCausalLM` and `Qwen2ForCausalLM` are");
+            let known = Architecture::names(|known| known.class, |_| true);
+            return unsupported("architectures", class, format!("{known} are").into());
         }
         if found.is_some() && named != found {
-            return unsupported("architectures", class, "`model_type` names another one");
+            return unsupported("architectures", class, "`model_type` names another one".into());
         }
         found = named;
     }
-    let Some(found) = found else { return Err(ConfigError::Missing { field: "model_type" }) };
-    if hf.attention_bias == Some(true) {
-        return unsupported("attention_bias", "true", "projections have no biases");
-    }
-    if hf.other.get("use_sliding_window").and_then(serde_json::Value::as_bool) == Some(true) {
-        return unsupported("use_sliding_window", "true", "every token sees all before it");
-    }
-    if hf.mlp_bias == Some(true) {
-        return unsupported("mlp_bias", "true", "projections have no biases");
-    }
-    match hf.hidden_act.as_deref() {
-        None | Some("silu" | "swish") => Ok(found),
-        Some(other) => unsupported("hidden_act", other, "only `silu` is"),
-    }
+    found.ok_or(ConfigError::Missing { field: "model_type" })
 }
 
-fn scaling(hf: &HfConfig) -> Result<RopeScaling, ConfigError> {
+pub(crate) fn scaling(hf: &HfConfig) -> Result<RopeScaling, ConfigError> {
     let unsupported = |kind: &str| ConfigError::Unsupported {
         field: "rope_scaling.rope_type",
         value: kind.into(),
-        supported: "`default`, `linear` and `llama3` are",
+        supported: "`default`, `linear` and `llama3` are".into(),
     };
     Ok(match &hf.rope_scaling {
         None => RopeScaling::None,
@@ -190,13 +161,17 @@ mod tests {
     fn what_is_not_computed_is_refused_by_name() {
         let hf = small(2, true).to_hf("float32").unwrap();
         let refused = |hf: HfConfig| Config::from_hf(&hf).unwrap_err().to_string();
-        let gpt2 = HfConfig { model_type: Some("gpt2".into()), ..hf.clone() };
+        let bert = HfConfig { model_type: Some("bert".into()), ..hf.clone() };
         assert_eq!(
-            refused(gpt2),
-            "model_type is `gpt2`, which is not supported (`llama` and `qwen2` are); convert the model or choose another one"
+            refused(bert),
+            "model_type is `bert`, which is not supported (`llama`, `qwen2`, `qwen3`, `smollm3`, `gpt2` and `opt` are); \
+             convert the model or choose another one"
         );
+        let other = HfConfig { model_type: Some("gpt2".into()), ..hf.clone() };
+        assert!(refused(other).contains("architectures is `LlamaForCausalLM`"));
         assert!(refused(HfConfig { hidden_act: Some("gelu".into()), ..hf.clone() }).contains("hidden_act is `gelu`"));
-        assert!(refused(HfConfig { attention_bias: Some(true), ..hf.clone() }).contains("attention_bias"));
+        let windowed = Map::from_iter([("use_sliding_window".into(), true.into())]);
+        assert!(refused(HfConfig { other: windowed, ..hf.clone() }).contains("use_sliding_window is `true`"));
         assert!(refused(HfConfig { model_type: None, architectures: vec![], ..hf.clone() }).contains("missing"));
         let yarn = Some(hf_config::RopeScaling::Other { kind: "yarn".into() });
         assert!(refused(HfConfig { rope_scaling: yarn, ..hf.clone() }).contains("`yarn`"));
@@ -213,7 +188,7 @@ mod tests {
             let hf = HfConfig {
                 vocab_size,
                 hidden_size,
-                intermediate_size,
+                intermediate_size: Some(intermediate_size),
                 num_hidden_layers: layers,
                 num_attention_heads: kv_heads.saturating_mul(group),
                 num_key_value_heads: Some(kv_heads),

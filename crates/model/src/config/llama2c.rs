@@ -1,7 +1,7 @@
 //! `Config` from the header of a llama2.c file.
 
-use crate::config::{Architecture, Config, Rope, RopeScaling};
-use crate::{ConfigError, tensors};
+use crate::config::{Config, Rope, RopeScaling};
+use crate::{Architecture, ConfigError, Form, tensors};
 use backend::Heads;
 use formats::llama2c::Shape;
 use tensors::Role;
@@ -28,6 +28,7 @@ impl Config {
             bos: Some(1).filter(|_| vocab > 1),
             eos: [1, 2].into_iter().filter(|&id| (id as usize) < vocab).collect(),
             architecture: Architecture::Llama,
+            form: Form::LLAMA,
             initializer_range: 0.02,
         };
         config.validate()?;
@@ -36,21 +37,22 @@ impl Config {
 }
 
 impl tensors::Tensor {
-    /// Its name among the tensors of a llama2.c file.
+    /// Its name among the tensors of a llama2.c file; elsewhere a name that no such file has.
     pub fn llama2c_name(&self) -> String {
         let in_block = match self.role {
             Role::Embedding => return "token_embedding_table".into(),
             Role::FinalNorm => return "rms_final_weight".into(),
             Role::Head => return "wcls".into(),
             Role::AttentionNorm => "rms_att_weight",
-            Role::Query | Role::QueryBias => "wq",
-            Role::Key | Role::KeyBias => "wk",
-            Role::Value | Role::ValueBias => "wv",
+            Role::Query => "wq",
+            Role::Key => "wk",
+            Role::Value => "wv",
             Role::AttentionOut => "wo",
             Role::FfnNorm => "rms_ffn_weight",
             Role::Gate => "w1",
             Role::Down => "w2",
             Role::Up => "w3",
+            _ => return self.gguf_name(),
         };
         format!("layers.{}.{in_block}", self.layer)
     }

@@ -1,7 +1,6 @@
 //! The logits of a model on a fixed text of token ids, and how far two models are apart.
 
-use crate::llama::{self, Batch};
-use crate::{Activations, Model, ModelError};
+use crate::{Activations, Batch, Model, ModelError, pass};
 use backend::{Backend, Rows, Sequences};
 
 /// 32 tokens: enough positions for a wrong rotation to show, and still a second's work for the scalar level.
@@ -38,9 +37,9 @@ fn run(b: &dyn Backend, model: &Model) -> Result<Logits, ModelError> {
     let acts = Activations::inference(b, &model.config, tokens, tokens, tokens)?;
     let batch = Batch::new(b, Sequences { batch: 1, tokens }, false)?;
     b.write_ids(batch.ids, 0, &ids);
-    llama::forward(b, model, &acts, &batch);
+    pass::forward(b, model, &acts, &batch);
     let mut values = vec![0.0; tokens * vocab];
-    b.read(llama::logits(b, model, &acts, 0, Rows::prompt(tokens)), 0, &mut values);
+    b.read(pass::logits(b, model, &acts, 0, Rows::prompt(tokens)), 0, &mut values);
     batch.free(b);
     acts.free(b);
     Ok(Logits { tokens, vocab, values })

@@ -2,7 +2,7 @@
 
 use backend::{Backend, Buf, Element, Heads, NO_TARGET, Precision, Sequences};
 use cpu::Cpu;
-use model::llama::Batch;
+use model::Batch;
 use model::{Activations, Config, Parameters, Rope, RopeScaling, Scheme};
 
 /// Every level of this machine, each with two threads.
@@ -30,6 +30,7 @@ pub(crate) fn config(kv_heads: usize, tied: bool) -> Config {
         bos: Some(1),
         eos: vec![2],
         architecture: model::Architecture::Llama,
+        form: model::Form::LLAMA,
         initializer_range: 0.02,
     }
 }

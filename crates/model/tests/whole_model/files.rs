@@ -5,7 +5,7 @@ use backend::{Backend, Family, Heads, KvType, Precision, Rows};
 use formats::gguf::Value;
 use formats::safetensors::Metadata;
 use formats::{Encoding, StoredTensor, file, safetensors};
-use model::{Activations, Config, Model, ModelError, Parameters, Scheme, Source, export, llama};
+use model::{Activations, Config, Model, ModelError, Parameters, Scheme, Source, export, pass};
 use std::path::{Path, PathBuf};
 
 /// A folder `DIR/model` of a config whose rows are whole blocks of every type, drawn by AMD's scheme.
@@ -154,7 +154,7 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     });
     assert_eq!(
         refusal(&surplus),
-        "FOLDER: tensor `model.layers.0.self_attn.q_proj.bias` is no part of a Llama model of this config; the config \
+        "FOLDER: tensor `model.layers.0.self_attn.q_proj.bias` is no part of a `llama` model of this config; the config \
          does not belong to these weights, or they are of another architecture"
     );
 
@@ -197,8 +197,8 @@ fn greedy(b: &dyn Backend, model: &Model, prompt: &[u32], count: usize) -> Vec<u
     while ids.len() < positions {
         let family = if at == 0 { Family::Prompt } else { Family::Generated };
         let count = ids.len() - at;
-        llama::forward_cached(b, model, &acts, cache, at, &ids[at..], family);
-        let logits = read(b, llama::logits(b, model, &acts, count - 1, Rows { count: 1, family }), config.vocab);
+        pass::forward_cached(b, model, &acts, cache, at, &ids[at..], family);
+        let logits = read(b, pass::logits(b, model, &acts, count - 1, Rows { count: 1, family }), config.vocab);
         let most_likely = (0..config.vocab).max_by(|&i, &j| logits[i].total_cmp(&logits[j])).unwrap();
         at = ids.len();
         ids.push(most_likely as u32);

@@ -4,21 +4,22 @@
 use crate::batch::{Trial, backends, gradients, read};
 use backend::{AdamW, Backend, Buf, Element, NO_TARGET, Precision, Rows, Sequences};
 use formats::safetensors::Weights;
-use model::{Activations, Model, Parameters, llama};
+use model::{Activations, Model, Parameters, pass};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 #[derive(Deserialize)]
-struct Reference {
+pub(crate) struct Reference {
     sequences: usize,
     tokens: usize,
-    ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     targets: Vec<Option<u32>>,
     first_key: Vec<u32>,
     learning_rates: Vec<f32>,
     optimizer: Optimizer,
     losses: Vec<f64>,
     gradient_norms: Vec<f64>,
+    pub(crate) greedy: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -31,11 +32,11 @@ struct Optimizer {
 }
 
 impl Reference {
-    fn read(folder: &Path) -> Self {
+    pub(crate) fn read(folder: &Path) -> Self {
         serde_json::from_str(&formats::file::read_to_string(&folder.join("reference.json")).unwrap()).unwrap()
     }
 
-    fn trial(&self, documents: bool) -> Trial {
+    pub(crate) fn trial(&self, documents: bool) -> Trial {
         Trial {
             sequences: Sequences { batch: self.sequences, tokens: self.tokens },
             ids: self.ids.clone(),
@@ -50,9 +51,12 @@ impl Reference {
     }
 }
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
+
+/// Models that are read and not trained.
+pub(crate) const READ: [&str; 7] = ["qwen2", "gpt2", "opt", "opt_norms_after", "llama_biases", "qwen3", "smollm3"];
 
 /// Models that are trained here.
 fn folders() -> [PathBuf; 2] {
@@ -69,8 +73,8 @@ fn logprobs(b: &dyn Backend, model: &Model, trial: &Trial) -> Vec<f64> {
     let (rows, vocab) = (trial.sequences.rows(), model.config.vocab);
     let acts = Activations::inference(b, &model.config, rows, rows, trial.sequences.tokens).unwrap();
     let (batch, _) = trial.upload(b);
-    llama::forward(b, model, &acts, &batch);
-    let logits = read(b, llama::logits(b, model, &acts, 0, Rows::prompt(rows)), rows * vocab);
+    pass::forward(b, model, &acts, &batch);
+    let logits = read(b, pass::logits(b, model, &acts, 0, Rows::prompt(rows)), rows * vocab);
     let of_row = |row: &[f32]| {
         let total = row.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
         row.iter().map(|&logit| f64::from(logit) - total).collect::<Vec<_>>()
@@ -86,7 +90,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn log_probabilities_are_those_of_transformers() {
-    for folder in folders().into_iter().chain([golden("qwen2")]) {
+    for folder in folders().into_iter().chain(READ.map(golden)) {
         let reference = Reference::read(&folder);
         for b in backends() {
             let model = Model::load(&b, &folder, Precision::F32).unwrap();
@@ -102,8 +106,14 @@ fn log_probabilities_are_those_of_transformers() {
 
 #[test]
 fn what_is_not_trained_is_refused_by_name() {
-    let refused = Parameters::load(&backends()[0], &golden("qwen2"), Precision::F32).unwrap_err().to_string();
-    assert!(refused.contains("model_type is `qwen2`") && refused.contains("only `llama` is trained"), "{refused}");
+    for name in READ {
+        let refused = Parameters::load(&backends()[0], &golden(name), Precision::F32).unwrap_err().to_string();
+        let named = match name.split('_').next() {
+            Some("llama") => "attention_bias is `true`".into(),
+            architecture => format!("model_type is `{}`", architecture.unwrap()),
+        };
+        assert!(refused.contains(&named) && refused.contains("is trained"), "{refused}");
+    }
 }
 
 #[test]
@@ -115,7 +125,7 @@ fn losses_are_those_of_transformers() {
             let trial = reference.trial(false);
             let acts = Activations::training(&b, &parameters.config, trial.sequences).unwrap();
             let (batch, targets) = trial.upload(&b);
-            let losses = llama::loss(&b, &parameters.model(), &acts, &batch, targets);
+            let losses = pass::loss(&b, &parameters.model(), &acts, &batch, targets);
             let losses = read(&b, losses, trial.sequences.rows());
             let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() * f64::from(reference.scale());
             assert!((mean - reference.losses[0]).abs() < 5e-6, "{mean} {}", reference.losses[0]);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, which the lint takes for the program
 
+mod architectures;
 mod batch;
 mod files;
 mod golden;

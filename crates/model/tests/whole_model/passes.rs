@@ -2,12 +2,12 @@
 
 use crate::batch::{Trial, backends, config, gradients, parameters, read, scalar};
 use backend::{Backend, Family, KvType, Precision, Rows};
-use model::{Activations, Config, Parameters, Scheme, llama};
+use model::{Activations, Config, Parameters, Scheme, pass};
 
 /// Σ losses, summed in f64.
 fn total_loss(b: &dyn Backend, parameters: &Parameters, trial: &Trial, acts: &Activations) -> f64 {
     let (batch, targets) = trial.upload(b);
-    let losses = llama::loss(b, &parameters.model(), acts, &batch, targets);
+    let losses = pass::loss(b, &parameters.model(), acts, &batch, targets);
     let losses = read(b, losses, trial.sequences.rows());
     batch.free(b);
     b.free(targets);
@@ -101,8 +101,8 @@ fn plain_logits(b: &dyn Backend, parameters: &Parameters, trial: &Trial) -> Vec<
     let (config, rows) = (&parameters.config, trial.sequences.rows());
     let acts = Activations::inference(b, config, rows, rows, rows).unwrap();
     let (batch, _) = trial.upload(b);
-    llama::forward(b, &parameters.model(), &acts, &batch);
-    let logits = llama::logits(b, &parameters.model(), &acts, 0, Rows::prompt(rows));
+    pass::forward(b, &parameters.model(), &acts, &batch);
+    let logits = pass::logits(b, &parameters.model(), &acts, 0, Rows::prompt(rows));
     read(b, logits, rows * config.vocab)
 }
 
@@ -125,9 +125,9 @@ fn the_cached_pass_agrees_with_the_plain_one() {
                 (7, 3, 0, Family::Generated),
                 (10, 3, 0, Family::Generated),
             ] {
-                llama::forward_cached(&b, &model, &acts, cache, at, &trial.ids[at..at + count], family);
+                pass::forward_cached(&b, &model, &acts, cache, at, &trial.ids[at..at + count], family);
                 let rows = Rows { count: count - first, family };
-                let logits = read(&b, llama::logits(&b, &model, &acts, first, rows), rows.count * config.vocab);
+                let logits = read(&b, pass::logits(&b, &model, &acts, first, rows), rows.count * config.vocab);
                 let expected = &plain[(at + first) * config.vocab..][..logits.len()];
                 for (found, expected) in logits.iter().zip(expected) {
                     assert!((found - expected).abs() < 2e-5, "{found} {expected} at {at} {:?}", b.describe());
