@@ -171,7 +171,7 @@ impl<'b> Session<'b> {
         self.check(ids)?;
         self.pass(ids, Family::Generated);
         let vocab = self.vocab();
-        let logits = llama::logits(self.b, self.model, &self.activations, rows - 1, Rows::generated(1));
+        let logits = pass::logits(self.b, self.model, &self.activations, rows - 1, Rows::generated(1));
         self.b.read(logits, 0, &mut self.logits[..vocab]);
         self.last_row = 0;
         Ok(&self.logits[..vocab])
