@@ -155,6 +155,48 @@ fn texts_are_written_filtered_and_measured_and_not_written_again() {
 }
 
 #[test]
+fn programs_are_run_and_counted() {
+    let lab = lab();
+    let problem = |i: usize| {
+        json!({"task_id": format!("t/{i}"), "prompt": format!("def ke{i}(mi):\n    \"\"\" balo \"\"\"\n"), "entry_point": format!("ke{i}"),
+            "test": "def check(candidate):\n    pass\n", "canonical_solution": ""})
+    };
+    lab.write("data/humaneval/test.jsonl", lines(&(0..3).map(problem).collect::<Vec<_>>()));
+    let task = json!({"task_id": 1, "text": "Write ke.", "code": "ke = 1", "test_list": ["assert 1", "assert 1", "assert 1"], "test_setup_code": ""});
+    lab.write("data/mbpp/test.jsonl", lines(&[task]));
+    let command =
+        eval("out", &["--tasks", "humaneval,mbpp", "--max-gen-toks", "4", "--samples", "2", "--temperature", "1"]);
+    let output = lab.run(&command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("sandbox only") || said.contains("install Python 3") {
+        println!("skipped: {said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let results: Value = serde_json::from_slice(&lab.read("out/results.json")).expect("JSON");
+    assert!(results["results"]["humaneval"]["pass@1,create_test"].is_f64(), "{}", results["results"]);
+    assert!(results["results"]["mbpp"]["pass_at_1,none"].is_f64());
+    for item in samples(&lab, "out", "humaneval") {
+        let programs = item["filtered_resps"][0].as_array().expect("a list in a list");
+        let verdicts = item["verdicts"].as_array().expect("a list");
+        assert_eq!((programs.len(), verdicts.len()), (2, 2));
+        assert!(programs[0].as_str().is_some_and(|program| program.starts_with("def ke")));
+        let passed = verdicts.iter().filter(|verdict| *verdict == "passed").count();
+        assert_eq!(item["pass@1"], passed as f64 / 2.0, "{item}");
+    }
+    let prompt = &samples(&lab, "out", "mbpp")[0]["arguments"]["gen_args_0"]["arg_0"];
+    let prompt = prompt.as_str().expect("a prompt");
+    assert!(
+        prompt
+            .ends_with("task: Write ke. Your code should pass these tests:\n\nassert 1\nassert 1\nassert 1\n[BEGIN]\n")
+    );
+    assert_eq!(prompt.matches("\n[DONE]\n\nYou are").count(), 3, "three examples");
+    let mut alone = lab.command(&eval("none", &["--tasks", "humaneval"]));
+    let refused = crate::support::refusal(&alone.env("PATH", "").output().expect("the program starts"), "eval");
+    assert!(refused.contains("python3 was not found") && refused.contains("install Python 3"), "{refused}");
+}
+
+#[test]
 fn a_run_that_was_cut_short_goes_on_to_the_same_bits() {
     let lab = lab();
     lab.ok(&eval("whole", &["--tasks", TASKS, "--fewshot", "1"]));

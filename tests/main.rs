@@ -3,5 +3,6 @@
 mod eval;
 mod life;
 mod messages;
+mod sandbox;
 mod support;
 mod tidy;

@@ -71,7 +71,9 @@ fn crates_import_only_what_they_may() {
 fn unsafe_stands_in_two_rooms_only() {
     for (name, text) in rust_files() {
         let allowed = name.starts_with("crates/cpu/") || name == "crates/formats/src/file/mapped.rs";
-        let uses = text.lines().any(|line| !line.trim_start().starts_with("//") && has_word(line, "unsafe"));
+        // What stands between quotation marks is no code: a flag has the word in its name.
+        let code = |line: &str| line.split('"').step_by(2).collect::<String>();
+        let uses = text.lines().any(|line| !line.trim_start().starts_with("//") && has_word(&code(line), "unsafe"));
         assert!(
             allowed || !uses,
             "{name}: unsafe code lives in `cpu` and in the one function of `formats::file` that maps a file"

@@ -53,6 +53,8 @@ enum Command {
     Generate(commands::generate::Arguments),
     Export(commands::export::Arguments),
     Bench(commands::bench::Arguments),
+    #[command(hide = true)]
+    Sandbox(commands::sandbox::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Export(arguments) => commands::export::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::Sandbox(arguments) => commands::sandbox::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

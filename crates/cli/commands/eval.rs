@@ -4,16 +4,18 @@ use crate::inputs::{self, Dtype};
 use crate::machine::MachineArguments;
 use crate::progress::EvalProgress;
 use crate::{output, signals};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use backend::Backend;
 use clap::{Args, ValueEnum};
 use eval::{
-    Answers, BosMode, Catalog, Encoder, Facts, Measured, Options, Overrides, TaskRequests, TaskResults, Writer,
+    Answers, BosMode, Catalog, Encoder, Facts, Limits, Measured, Options, Overrides, Sandbox, Status, TaskRequests,
+    TaskResults, Verdict, Writer,
 };
 use formats::file;
 use infer::{ContinuationScorer, Session};
 use model::Model;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokenizer::Tokenizer;
@@ -27,6 +29,7 @@ const FINGERPRINT: usize = 24;
 Examples:
   slm eval --model runs/tiny --tasks sciq,piqa,arc_easy --data eval-data --out results/tiny
   slm eval --model model.gguf --tasks hellaswag --limit 100 --data eval-data --out results/quick
+  slm eval --model coder.gguf --tasks humaneval --samples 20 --temperature 0.8 --data eval-data --out results/coder
   slm eval --model model.gguf --tasks mine --task-file mine.yaml --data eval-data --out results/mine
 
 The data folder holds PATH/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst), PATH being a task's `dataset_path`.
@@ -71,6 +74,12 @@ pub(crate) struct Arguments {
     /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Whether a space that a text begins with is kept: tokenizers that mark word beginnings drop it
+    #[arg(long, value_enum, default_value_t = LeadingSpace::Harness)]
+    leading_space: LeadingSpace,
+    /// Run programs that the model wrote even where the system offers no sandbox
+    #[arg(long)]
+    allow_unsafe_execution: bool,
     /// Use this tokenizer instead of the model's own
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -95,6 +104,15 @@ enum Bos {
     Never,
 }
 
+/// What becomes of a space that a text begins with.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LeadingSpace {
+    /// As in the harness, which decodes a text alone: Llama's tokenizer then drops it, and indented programs fail
+    Harness,
+    /// It stays
+    Keep,
+}
+
 impl From<Bos> for BosMode {
     fn from(bos: Bos) -> Self {
         match bos {
@@ -113,6 +131,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         catalog.add_path(path)?;
     }
     let selection = catalog.select(&arguments.tasks)?;
+    let runs_programs = selection.tasks.iter().any(|task| task.runs_programs);
+    let sandbox = runs_programs.then(|| sandbox(arguments.allow_unsafe_execution)).transpose()?;
     let tokenizer = inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?;
     let cpu = arguments.machine.open()?;
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
@@ -124,7 +144,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         top_p: arguments.top_p,
         max_tokens: arguments.max_gen_toks,
         seed: arguments.seed,
-        keeps_space: false,
+        keeps_space: arguments.leading_space == LeadingSpace::Keep,
     };
     let options = Options { limit, shots: arguments.fewshot, generation };
     let mut tasks = Vec::with_capacity(selection.tasks.len());
@@ -139,7 +159,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let device = cpu.describe();
     let facts =
         [("model", arguments.model.display().to_string()), ("dtype", dtype.clone()), ("level", device.level.clone())];
-    let answers = ask(&cpu, &model, &tokenizer, &tasks, &arguments, &facts)?;
+    let mut answers = ask(&cpu, &model, &tokenizer, &tasks, &arguments, &facts)?;
+    if let Some(sandbox) = &sandbox {
+        answers.verdicts = judge(sandbox, &tasks, &answers)?;
+    }
     let facts = Facts {
         model: arguments.model.display().to_string(),
         dtype,
@@ -151,6 +174,38 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let table = eval::write_results(&arguments.out, &tasks, &answers, &selection.groups, &facts)?;
     print(&arguments, &table)
+}
+
+/// What runs programs.
+fn sandbox(without_walls: bool) -> Result<Sandbox> {
+    let own = std::env::current_exe().context("this program cannot find itself")?;
+    let sandbox = Sandbox::new(eval::again(&own, "sandbox"), Limits::default(), without_walls)?;
+    if !sandbox.has_walls() {
+        output::note("  programs that the model writes are run without a sandbox, as you allowed");
+    }
+    Ok(sandbox)
+}
+
+/// Runs the programs that the model wrote.
+fn judge(sandbox: &Sandbox, tasks: &[TaskRequests], answers: &Answers) -> Result<Vec<Vec<Verdict>>> {
+    let stop = signals::stop_flag()?;
+    let progress = Mutex::new(EvalProgress::new());
+    let mut verdicts = Vec::with_capacity(tasks.len());
+    for (index, task) in tasks.iter().enumerate() {
+        let programs = eval::programs(task, answers.texts.get(index).map_or(&[], Vec::as_slice))?;
+        let of = programs.len();
+        let show = |done: usize| {
+            if let Ok(mut progress) = progress.lock() {
+                progress.update(Status { requests: done, of, rows: done, of_rows: of, unit: "programs" });
+            }
+            !stop.load(Ordering::Relaxed)
+        };
+        verdicts.push(sandbox.judge(&programs, &show)?);
+    }
+    if let Ok(progress) = progress.lock() {
+        progress.finish();
+    }
+    Ok(verdicts)
 }
 
 /// Has the model score and write.

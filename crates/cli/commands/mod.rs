@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod plan;
 pub(crate) mod prepare;
 pub(crate) mod quickstart;
+pub(crate) mod sandbox;
 pub(crate) mod score;
 pub(crate) mod tokenizer;
 pub(crate) mod train;

@@ -15,7 +15,8 @@ macro_rules! task_files {
 }
 
 task_files! {
-    "_mmlu_subject" "arc_challenge" "arc_easy" "boolq" "commonsense_qa" "copa" "gsm8k" "hellaswag" "lambada_openai" "logiqa" "mmlu"
+    "_mmlu_subject" "arc_challenge" "arc_easy" "boolq" "commonsense_qa" "copa" "gsm8k" "hellaswag" "humaneval" "humaneval_64"
+    "humaneval_instruct" "lambada_openai" "logiqa" "mbpp" "mmlu"
     "mmlu_humanities" "mmlu_humanities_subjects" "mmlu_other" "mmlu_other_subjects" "mmlu_social_sciences"
     "mmlu_social_sciences_subjects" "mmlu_stem" "mmlu_stem_subjects" "openbookqa" "piqa" "sciq" "social_iqa"
     "truthfulqa_mc1" "truthfulqa_mc2" "wikitext" "winogrande" "wsc"
@@ -248,7 +249,12 @@ mod tests {
             ("test_split: test\n", "", "`validation_split`"),
             ("metric: acc", "metric: acc_nrom", "did you mean acc_norm?"),
             ("multiple_choice", "generate_unless", "must be multiple_choice, loglikelihood"),
-            ("multiple_choice", "generate_until", "metric \"acc\" is unknown here; there are exact_match"),
+            (
+                "multiple_choice",
+                "generate_until",
+                "metric \"acc\" is unknown here; there are exact_match, pass_at_1, pass_at_k",
+            ),
+            ("multiple_choice", "generate_until\nunsafe_code: false", "metric \"acc\" is unknown here"),
             ("doc_to_text: q", "doc_to_text: !function utils.text", "`doc_to_text` is a Python function"),
             ("doc_to_text: q\n", "", "the field `doc_to_text` is missing"),
             ("doc_to_text: q", "include: other.yaml", "which is not beside it"),

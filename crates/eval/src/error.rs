@@ -151,6 +151,19 @@ pub enum EvalError {
         /// The model's context.
         context: usize,
     },
+    /// Nothing to run programs with.
+    #[error(
+        "python3 was not found or does not work, and programs that a model wrote are run with it; install Python 3"
+    )]
+    NoPython,
+    /// A kernel without walls.
+    #[error(
+        "programs that a model wrote are run in a sandbox only, and this system offers none ({reason}); --allow-unsafe-execution runs them without"
+    )]
+    NoSandbox {
+        /// What the kernel refuses.
+        reason: String,
+    },
     /// An option outside its range.
     #[error("--{flag} is {value}, but it must be {rule}")]
     Option {

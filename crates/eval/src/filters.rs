@@ -76,6 +76,11 @@ impl Filter {
         Ok(Self { name: field.name.clone(), steps })
     }
 
+    /// Whether it leaves a list, even if of one text.
+    pub(crate) fn leaves_list(&self) -> bool {
+        !self.steps.iter().any(|step| matches!(step, Step::TakeFirst(1)))
+    }
+
     /// What is left of the texts that were generated for one document.
     ///
     /// # Errors

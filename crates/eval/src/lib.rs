@@ -1,7 +1,8 @@
 //! Benchmarks: tasks, their requests, scores, and reports, item for item as lm-evaluation-harness has them.
 //!
 //! Holds: task files ([`Catalog`]), what they ask of a model ([`TaskRequests`]), scoring and writing that go on after a
-//! kill ([`score`], [`write`]), filters and metrics with the harness's errors, `results.json` and samples
+//! kill ([`score`], [`write`]), filters, programs in a sandbox
+//! ([`Sandbox`]), metrics with the harness's errors, `results.json` and samples
 //! ([`write_results`]), comparisons.
 //! Never: HTTP, a backend, a model's arithmetic ([`infer::ContinuationScorer`] and [`infer::Session`] have it), printing.
 //! Start reading at `templates.rs`: how a document becomes contexts and continuations.
@@ -26,6 +27,7 @@ mod metrics;
 mod python;
 mod requests;
 mod results;
+mod sandbox;
 mod score;
 mod task;
 mod task_file;
@@ -39,7 +41,9 @@ pub use encode::{BosMode, Encoder, Request};
 pub use error::EvalError;
 pub use finished::Finished;
 pub use generation::{Generation, Overrides, Prompt};
+pub use metrics::programs;
 pub use requests::{Item, Options, TaskRequests};
 pub use results::{Answers, Facts, Measured, TaskResults, write_results};
+pub use sandbox::{Confinement, Limits, Sandbox, Verdict, again, enter};
 pub use score::{Score, Status, finished, score};
 pub use task::{Metric, OutputType, Task};

@@ -2,7 +2,7 @@
 
 use crate::bootstrap::{self, mean, sample_deviation};
 use crate::filters::Filter;
-use crate::{EvalError, Generation, Item, Metric, OutputType, Score, Task, TaskRequests};
+use crate::{EvalError, Generation, Item, Metric, OutputType, Score, Task, TaskRequests, Verdict};
 use std::collections::BTreeMap;
 
 /// A metric's value for one document.
@@ -15,7 +15,7 @@ pub(crate) enum Value {
 }
 
 /// What a document's scores amount to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     /// One a choice.
     pub(crate) log_probabilities: Vec<f64>,
@@ -24,6 +24,8 @@ pub(crate) struct Outcome {
     /// What was written, where text is generated, and what the filter leaves of it.
     pub(crate) texts: Vec<String>,
     pub(crate) filtered: Vec<String>,
+    /// How these went as programs.
+    pub(crate) verdicts: Vec<Verdict>,
     /// The metrics of the task.
     pub(crate) values: BTreeMap<Metric, Value>,
 }
@@ -35,7 +37,44 @@ pub(crate) struct Estimate {
     pub(crate) stderr: Option<f64>,
 }
 
-/// The metrics of all documents, by the name of the filter; without generated text that is `none`.
+/// What a filter leaves: its name, and a list of texts for each document.
+type Left = (String, Vec<Vec<String>>);
+
+/// What each filter leaves of a task's texts.
+fn filtered(task: &TaskRequests, texts: &[String]) -> Result<Vec<Left>, EvalError> {
+    let Some(generation) = &task.generation else { return Ok(Vec::new()) };
+    let of_filter = |filter: &Filter| {
+        let written = task.items.iter().zip(texts.chunks(generation.repeats));
+        let left = written.map(|(item, texts)| {
+            filter.apply(texts, &item.document).map_err(|problem| EvalError::Document {
+                task: task.task.name.clone(),
+                field: "filter_list",
+                document: item.doc_id,
+                problem,
+            })
+        });
+        Ok((filter.name.clone(), left.collect::<Result<_, EvalError>>()?))
+    };
+    generation.filters.iter().map(of_filter).collect()
+}
+
+/// The programs that decide a task: what filters leave of the texts, and the document's test after each.
+///
+/// # Errors
+/// Filters that fail on a text.
+pub fn programs(task: &TaskRequests, texts: &[String]) -> Result<Vec<String>, EvalError> {
+    let mut programs = Vec::new();
+    for (_, left) in filtered(task, texts)?.into_iter().filter(|_| task.task.runs_programs) {
+        for (item, candidates) in task.items.iter().zip(left) {
+            let test = item.target.as_str().unwrap_or_default();
+            programs.extend(candidates.into_iter().map(|candidate| format!("{candidate}\n{test}")));
+        }
+    }
+    Ok(programs)
+}
+
+/// The metrics of all documents, by the name of the filter; without generated text that is `none`. `verdicts` are those
+/// of [`programs`].
 ///
 /// # Errors
 /// Filters that fail on a text.
@@ -43,40 +82,58 @@ pub(crate) fn outcomes(
     task: &TaskRequests,
     scores: &[Score],
     texts: &[String],
+    verdicts: &[Verdict],
 ) -> Result<Vec<(String, Vec<Outcome>)>, EvalError> {
     let Some(generation) = &task.generation else {
         return Ok(vec![("none".into(), task.items.iter().map(|item| outcome(&task.task, item, scores)).collect())]);
     };
-    let of_filter = |filter: &Filter| {
-        let written = task.items.iter().zip(texts.chunks(generation.repeats));
-        let outcomes = written.map(|(item, texts)| {
-            let filtered = filter.apply(texts, &item.document).map_err(|problem| EvalError::Document {
-                task: task.task.name.clone(),
-                field: "filter_list",
-                document: item.doc_id,
-                problem,
-            })?;
-            Ok(text_outcome(task, generation, item, texts, filtered))
+    let mut verdicts = verdicts.iter();
+    let mut all = Vec::new();
+    for (filter, left) in filtered(task, texts)? {
+        let written = task.items.iter().zip(texts.chunks(generation.repeats)).zip(left);
+        let outcomes = written.map(|((item, texts), filtered)| {
+            let verdicts = verdicts.by_ref().take(if task.task.runs_programs { filtered.len() } else { 0 });
+            text_outcome(
+                task,
+                generation,
+                item,
+                Outcome {
+                    texts: texts.to_vec(),
+                    verdicts: verdicts.cloned().collect(),
+                    filtered,
+                    ..Outcome::default()
+                },
+            )
         });
-        Ok((filter.name.clone(), outcomes.collect::<Result<_, EvalError>>()?))
-    };
-    generation.filters.iter().map(of_filter).collect()
+        all.push((filter, outcomes.collect()));
+    }
+    Ok(all)
 }
 
-fn text_outcome(
-    task: &TaskRequests,
-    generation: &Generation,
-    item: &Item,
-    texts: &[String],
-    filtered: Vec<String>,
-) -> Outcome {
+fn text_outcome(task: &TaskRequests, generation: &Generation, item: &Item, mut outcome: Outcome) -> Outcome {
     let target = item.target.as_str().unwrap_or_default();
-    let value = |_: Metric| {
-        let holds = filtered.first().is_some_and(|response| generation.exact_match.holds(response, target));
-        Value::Number(f64::from(u8::from(holds)))
+    let all = outcome.verdicts.len();
+    let right = outcome.verdicts.iter().filter(|&verdict| *verdict == Verdict::Passed).count();
+    let value = |metric: Metric| match metric {
+        Metric::PassAt1 => f64::from(u8::from(outcome.verdicts.first() == Some(&Verdict::Passed))),
+        Metric::PassAt(count) => pass_at(all, right, count as usize),
+        _ => {
+            let holds = |response: &String| generation.exact_match.holds(response, target);
+            f64::from(u8::from(outcome.filtered.first().is_some_and(holds)))
+        }
     };
-    let values = task.task.metrics.iter().map(|&metric| (metric, value(metric))).collect();
-    Outcome { log_probabilities: Vec::new(), greedy: Vec::new(), texts: texts.to_vec(), filtered, values }
+    let values = task.metrics().into_iter().map(|metric| (metric, Value::Number(value(metric)))).collect();
+    outcome.values = values;
+    outcome
+}
+
+/// 1 − C(n−c, k) / C(n, k): the chance that one of `k` programs drawn from `all` is among the `right` ones, without bias
+/// (Chen et al., 2021, equation 1).
+pub(crate) fn pass_at(all: usize, right: usize, k: usize) -> f64 {
+    if all - right < k {
+        return 1.0;
+    }
+    1.0 - (all - right + 1..=all).map(|i| 1.0 - k as f64 / i as f64).product::<f64>()
 }
 
 /// The metrics of one document.
@@ -96,7 +153,7 @@ pub(crate) fn outcome(task: &Task, item: &Item, scores: &[Score]) -> Outcome {
         }
     };
     let values = task.metrics.iter().map(|&metric| (metric, value(metric))).collect();
-    Outcome { log_probabilities, greedy, texts: Vec::new(), filtered: Vec::new(), values }
+    Outcome { log_probabilities, greedy, values, ..Outcome::default() }
 }
 
 fn choice_metric(metric: Metric, item: &Item, log_probabilities: &[f64]) -> f64 {
@@ -133,10 +190,6 @@ pub(crate) fn aggregate(metric: Metric, values: &[Value]) -> Estimate {
     let per_weight = -numbers.iter().sum::<f64>() / weights as f64;
     let several = numbers.len() > 1;
     match metric {
-        Metric::Acc | Metric::AccNorm | Metric::AccBytes | Metric::ExactMatch => {
-            let stderr = several.then(|| sample_deviation(&numbers) / (numbers.len() as f64).sqrt());
-            Estimate { value: mean(&numbers), stderr }
-        }
         Metric::Perplexity => {
             let perplexity = |mean: f64| (-mean).exp();
             let stderr = several.then(|| bootstrap::stderr(&numbers, perplexity));
@@ -144,6 +197,10 @@ pub(crate) fn aggregate(metric: Metric, values: &[Value]) -> Estimate {
         }
         Metric::WordPerplexity | Metric::BytePerplexity => Estimate { value: per_weight.exp(), stderr: None },
         Metric::BitsPerByte => Estimate { value: per_weight / std::f64::consts::LN_2, stderr: None },
+        _ => {
+            let stderr = several.then(|| sample_deviation(&numbers) / (numbers.len() as f64).sqrt());
+            Estimate { value: mean(&numbers), stderr }
+        }
     }
 }
 
@@ -209,6 +266,17 @@ mod tests {
         close(aggregate(Metric::WordPerplexity, &weighted).value, 3f64.exp());
         close(aggregate(Metric::BitsPerByte, &weighted).value, 3.0 / std::f64::consts::LN_2);
         assert_eq!(aggregate(Metric::BytePerplexity, &weighted).stderr, None);
+    }
+
+    /// 1 − C(n−c, k) / C(n, k) in whole numbers.
+    #[test]
+    fn passes_are_estimated_without_bias() {
+        close(pass_at(1, 1, 1), 1.0);
+        assert_eq!(pass_at(5, 0, 3), 0.0);
+        close(pass_at(10, 3, 1), 0.3);
+        close(pass_at(10, 3, 5), 0.916_666_666_666_666_6);
+        close(pass_at(200, 7, 100), 0.992_991_117_241_812_3);
+        close(pass_at(4, 2, 3), 1.0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::encode::{Encoder, Request};
 use crate::fewshot::Examples;
 use crate::generation::{Generation, Overrides, Prompt};
 use crate::templates::Templates;
-use crate::{EvalError, OutputType, Task};
+use crate::{EvalError, Metric, OutputType, Task};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,6 +104,21 @@ impl TaskRequests {
             built.items.push(item);
         }
         Ok(built)
+    }
+
+    /// What is measured. Of several programs a document, how likely 1, 10 and 100 hold a right one is measured as well,
+    /// as far as there are so many.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let repeats = self.generation.as_ref().map_or(1, |generation| generation.repeats);
+        let fits = |metric: &Metric| !matches!(metric, Metric::PassAt(count) if *count as usize > repeats);
+        let mut metrics = self.task.metrics.clone();
+        if metrics.iter().any(|metric| matches!(metric, Metric::PassAt(_))) {
+            metrics.extend([1, 10, 100].map(Metric::PassAt));
+            metrics.sort_unstable();
+            metrics.dedup();
+        }
+        metrics.retain(fits);
+        metrics
     }
 
     fn encode(&mut self, item: &mut Item, encoder: &mut Encoder<'_>) -> Result<(), EvalError> {

@@ -2,7 +2,7 @@
 
 use crate::metrics::{self, Estimate, Outcome, Value};
 use crate::task_file::{ChoiceField, TextField};
-use crate::{BosMode, EvalError, Group, Item, OutputType, Score, Task, TaskRequests};
+use crate::{BosMode, EvalError, Group, Item, OutputType, Score, Task, TaskRequests, Verdict};
 use formats::file;
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -37,6 +37,8 @@ pub struct Answers {
     pub scores: Vec<Vec<Score>>,
     /// To [`TaskRequests::prompts`].
     pub texts: Vec<Vec<String>>,
+    /// To [`crate::programs`].
+    pub verdicts: Vec<Vec<Verdict>>,
 }
 
 /// A metric of a task or group.
@@ -79,14 +81,16 @@ pub fn write_results(
     let mut table = Vec::new();
     let mut estimates: BTreeMap<&str, (Estimates, usize)> = BTreeMap::new();
     for (index, task) in tasks.iter().enumerate() {
-        let list = |lists: &'_ [Vec<String>]| lists.get(index).cloned().unwrap_or_default();
-        let outcomes = metrics::outcomes(task, &answers.scores[index], &list(&answers.texts))?;
+        let texts = answers.texts.get(index).map_or(&[][..], Vec::as_slice);
+        let verdicts = answers.verdicts.get(index).map_or(&[][..], Vec::as_slice);
+        let outcomes = metrics::outcomes(task, &answers.scores[index], texts, verdicts)?;
         write_samples(folder, task, &outcomes)?;
         let of_metric = |(filter, outcomes): &(String, Vec<Outcome>), metric: crate::Metric| {
             let values: Vec<Value> = outcomes.iter().map(|outcome| outcome.values[&metric]).collect();
             (metric, filter.clone(), metrics::aggregate(metric, &values))
         };
-        let of_filter = |filtered| task.task.metrics.iter().map(move |&metric| of_metric(filtered, metric));
+        let measured = task.metrics();
+        let of_filter = |filtered| measured.iter().map(move |&metric| of_metric(filtered, metric));
         let found: Vec<_> = outcomes.iter().flat_map(of_filter).collect();
         table.push(row(&task.task.name, Some(task.shots), task.items.len(), &found));
         estimates.insert(&task.task.name, (found, task.items.len()));
@@ -110,7 +114,7 @@ pub fn write_results(
 
 fn row(name: &str, shots: Option<usize>, documents: usize, found: &Estimates) -> TaskResults {
     let metrics = found.iter().map(|(metric, filter, Estimate { value, stderr })| Measured {
-        metric: metric.name().to_owned(),
+        metric: metric.name().into_owned(),
         filter: filter.clone(),
         value: *value,
         stderr: *stderr,
@@ -151,8 +155,8 @@ fn report(table: &[TaskResults], tasks: &[TaskRequests], groups: &[Group], facts
         "versions": versions,
         "n-shot": of_tasks(&|task| task.shots.into()),
         "higher_is_better": of_tasks(&|task| {
-            let of = |metric: &crate::Metric| (metric.name().to_owned(), metric.higher_is_better().into());
-            Json::Object(task.task.metrics.iter().map(of).collect())
+            let of = |metric: &crate::Metric| (metric.name().into_owned(), metric.higher_is_better().into());
+            Json::Object(task.metrics().iter().map(of).collect())
         }),
         "n-samples": of_tasks(&|task| json!({"original": task.documents, "effective": task.items.len()})),
         "config": {
@@ -199,8 +203,9 @@ fn config(task: &TaskRequests) -> Json {
         "fewshot_delimiter": fewshot_delimiter,
         "num_fewshot": task.shots,
         "generation_kwargs": task.generation.as_ref().map(crate::Generation::to_json),
+        "keeps_leading_space": task.generation.as_ref().map(|generation| generation.keeps_space),
         "repeats": task.generation.as_ref().map_or(1, |generation| generation.repeats),
-        "metric_list": task.task.metrics.iter().map(metric).collect::<Vec<_>>(),
+        "metric_list": task.metrics().iter().map(metric).collect::<Vec<_>>(),
     })
 }
 
@@ -234,8 +239,9 @@ fn sample(task: &TaskRequests, filter: &str, item: &Item, outcome: &Outcome) -> 
         true => json!(log.to_string()),
         false => json!([log.to_string(), python_word(*greedy)]),
     };
-    let (responses, filtered) = if task.generation.is_some() {
-        (json!([outcome.texts]), json!(outcome.filtered))
+    let (responses, filtered) = if let Some(generation) = &task.generation {
+        let leaves_list = generation.filters.iter().any(|known| known.name == filter && known.leaves_list());
+        (json!([outcome.texts]), if leaves_list { json!([outcome.filtered]) } else { json!(outcome.filtered) })
     } else {
         let responses = outcome.log_probabilities.iter().zip(&outcome.greedy).map(response);
         let responses: Vec<Json> = responses.collect();
@@ -252,8 +258,11 @@ fn sample(task: &TaskRequests, filter: &str, item: &Item, outcome: &Outcome) -> 
         "metrics": outcome.values.keys().map(|metric| metric.name()).collect::<Vec<_>>(),
         "loglikelihoods": outcome.log_probabilities,
     });
+    if task.task.runs_programs {
+        sample["verdicts"] = outcome.verdicts.iter().map(Verdict::to_string).collect();
+    }
     for (metric, value) in &outcome.values {
-        sample[metric.name()] = match value {
+        sample[&*metric.name()] = match value {
             Value::Number(number) => (*number).into(),
             Value::Weighted(log_probability, weight) => json!([log_probability, weight]),
         };

@@ -3,8 +3,9 @@
 use crate::EvalError;
 use crate::dataset::Document;
 use crate::generation::Generation;
-use crate::task_file::{ChoiceField, Fields, MetricField, TextField, nearest};
+use crate::task_file::{ChoiceField, Counts, Fields, MetricField, TextField, nearest};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What a task asks of a model.
@@ -40,9 +41,13 @@ pub enum Metric {
     BitsPerByte,
     /// What was written is the target.
     ExactMatch,
+    /// The first program is right.
+    PassAt1,
+    /// How likely one of so many programs is right.
+    PassAt(u32),
 }
 
-const METRICS: [(&str, Metric, &[OutputType], &str); 8] = {
+const METRICS: [(&str, Metric, &[OutputType], &str); 10] = {
     use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
     [
         ("acc", Metric::Acc, &[MultipleChoice, Loglikelihood], "mean"),
@@ -53,23 +58,28 @@ const METRICS: [(&str, Metric, &[OutputType], &str); 8] = {
         ("byte_perplexity", Metric::BytePerplexity, &[LoglikelihoodRolling], "weighted_perplexity"),
         ("bits_per_byte", Metric::BitsPerByte, &[LoglikelihoodRolling], "bits_per_byte"),
         ("exact_match", Metric::ExactMatch, &[GenerateUntil], "mean"),
+        ("pass_at_1", Metric::PassAt1, &[GenerateUntil], "mean"),
+        ("pass_at_k", Metric::PassAt(0), &[GenerateUntil], "mean"),
     ]
 };
 
 impl Metric {
     /// Its name in files.
-    pub fn name(self) -> &'static str {
-        METRICS.iter().find(|row| row.1 == self).map_or("", |row| row.0)
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::PassAt(count) => format!("pass@{count}").into(),
+            _ => METRICS.iter().find(|row| row.1 == self).map_or("", |row| row.0).into(),
+        }
     }
 
     /// How values of documents become one.
     pub fn aggregation(self) -> &'static str {
-        METRICS.iter().find(|row| row.1 == self).map_or("", |row| row.3)
+        METRICS.iter().find(|row| row.1 == self).map_or("mean", |row| row.3)
     }
 
     /// Whether more is better.
     pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::Acc | Self::AccNorm | Self::AccBytes | Self::ExactMatch)
+        !matches!(self, Self::Perplexity | Self::WordPerplexity | Self::BytePerplexity | Self::BitsPerByte)
     }
 }
 
@@ -145,8 +155,7 @@ impl Task {
         if fields.test_split.is_none() && fields.validation_split.is_none() {
             return Err(problem("one of `test_split` and `validation_split` must say what is scored".into()));
         }
-        let metrics = fields.metric_list.iter().map(|field| metric(field, output_type).map_err(problem));
-        let metrics = metrics.collect::<Result<Vec<_>, _>>()?;
+        let metrics = metrics(&fields, output_type).map_err(problem)?;
         let generates = output_type == OutputType::GenerateUntil;
         let generation = generates.then(|| Generation::new(&fields)).transpose().map_err(problem)?;
         let config = fields.fewshot_config.unwrap_or_default();
@@ -214,6 +223,25 @@ impl Task {
             own => asked.or(own).unwrap_or(0),
         }
     }
+}
+
+/// What is measured; of programs, one metric for each number that `k` lists.
+fn metrics(fields: &Fields, output_type: OutputType) -> Result<Vec<Metric>, String> {
+    let mut metrics = Vec::new();
+    for field in &fields.metric_list {
+        match metric(field, output_type)? {
+            Metric::PassAt(_) => {
+                let counts = field.k.clone().map_or(vec![1], Counts::into_vec);
+                metrics.extend(counts.into_iter().filter(|&count| count > 0).map(Metric::PassAt));
+            }
+            metric => metrics.push(metric),
+        }
+    }
+    let programs = |metric: &Metric| matches!(metric, Metric::PassAt1 | Metric::PassAt(_));
+    if metrics.iter().any(programs) && !fields.unsafe_code {
+        return Err("its metrics run programs, so it must say `unsafe_code: true`".into());
+    }
+    Ok(metrics)
 }
 
 fn metric(field: &MetricField, output_type: OutputType) -> Result<Metric, String> {

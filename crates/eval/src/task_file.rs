@@ -130,6 +130,25 @@ pub(crate) struct MetricField {
     pub(crate) ignore_numbers: bool,
     #[serde(default)]
     pub(crate) regexes_to_ignore: Vec<String>,
+    /// Of `pass_at_k`.
+    pub(crate) k: Option<Counts>,
+}
+
+/// One number, or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Counts {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Counts {
+    pub(crate) fn into_vec(self) -> Vec<u32> {
+        match self {
+            Self::One(count) => vec![count],
+            Self::Many(counts) => counts,
+        }
+    }
 }
 
 /// How text is generated: names of the harness and of Hugging Face's `generate`.
