@@ -75,6 +75,19 @@ SHAPES = {
         vocab_size=48, hidden_size=16, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0,
         intermediate_size=24, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
+    "llama_yarn": dict(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=36, tie_word_embeddings=False,
+        rope_parameters={
+            "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16,
+            "beta_fast": 4.0, "beta_slow": 0.5,
+        },
+    ),
+    "llama_dynamic": dict(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=36, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0},
+    ),
 }
 TRAINED = ("gqa_tied", "mha_untied")
 CLASSES = {

@@ -60,7 +60,9 @@ import lm_eval  # noqa: E402
 import torch  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+from transformers import (  # noqa: E402
+    GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM,
+)
 
 # Task: the harness's file, the data folder, the split of the task file and the data file that has it.
 TASKS = {
@@ -133,15 +135,49 @@ def write_task(task, data, work):
     (work / f"{task}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def replace_by_random(folder):
+def random_model(kind, common):
+    """Small models with weights so large that logits spread over several nats, as those of a trained model do."""
+    heads = {"num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 64}
+    if kind == "gpt2":
+        shape = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": common.pop("max_position_embeddings")}
+        return GPT2LMHeadModel(GPT2Config(**common, **shape, initializer_range=0.3))
+    if kind.startswith("opt"):
+        last = {"do_layer_norm_before": False, "word_embed_proj_dim": 48} if kind == "opt-350m" else {}
+        return OPTForCausalLM(OPTConfig(**common, **heads, **last, ffn_dim=160, pad_token_id=0, init_std=0.3))
+    config = LlamaConfig(**common, **heads, intermediate_size=160, num_key_value_heads=2, initializer_range=0.3)
+    return LlamaForCausalLM(config)
+
+
+def replace_by_random(folder, kind):
     """A small model of the same vocabulary and random weights: many documents in little time."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
     kept = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id")
-    shape = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
     torch.manual_seed(1234)
-    # Weights so large that logits spread over several nats, as those of a trained model do.
-    made = LlamaConfig(**{key: config[key] for key in kept}, **shape, num_key_value_heads=2, initializer_range=0.3)
-    LlamaForCausalLM(made).save_pretrained(folder)
+    model = random_model(kind, {key: config[key] for key in kept})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases, which begin as 0, and weights of norms
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    if kind.startswith("opt"):
+        begin_texts(folder / "tokenizer.json", folder / "tokenizer_config.json")
+
+
+def begin_texts(tokenizer, settings):
+    """Makes the tokenizer put its first token before every text, as OPT's does."""
+    rules, names = (json.loads(path.read_text(encoding="utf-8")) for path in (tokenizer, settings))
+    begin = names["bos_token"]
+    identity = next(token["id"] for token in rules["added_tokens"] if token["content"] == begin)
+    rules["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {begin: {"id": begin, "ids": [identity], "tokens": [begin]}},
+    }
+    tokenizer.write_text(json.dumps(rules), encoding="utf-8")
+    settings.write_text(json.dumps(names | {"add_bos_token": True}), encoding="utf-8")
 
 
 def shorten(path, context):
@@ -312,7 +348,10 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, help="the model's context is taken to be this: what is longer is cut")
     parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated text")
-    parser.add_argument("--random", action="store_true", help="a small random model of the same vocabulary instead")
+    parser.add_argument(
+        "--random", nargs="?", const="llama", choices=["llama", "gpt2", "opt", "opt-350m"],
+        help="a small random model of the same vocabulary instead, of that architecture (opt-350m: norms after, projections)",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -323,10 +362,10 @@ def main():
         folder = work / "model"
         command = [options.slm, "export", "--model", options.model, "--to", "hf", "--type", "f32", "--out", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        if options.random:
-            replace_by_random(folder)
         if options.context:
             shorten(folder / "config.json", options.context)
+        if options.random:
+            replace_by_random(folder, options.random)
         for task in tasks:
             write_task(task, options.data, work)
         for shots in map(int, options.fewshot.split(",")):

@@ -29,7 +29,25 @@ pub enum RopeScaling {
         /// Context of the training.
         original_context: usize,
     },
-    /// A kind that is not interpreted here (`yarn`, `longrope`, …).
+    /// YaRN (Peng et al., 2023): pairs that turn slowly are divided by `factor`, fast ones kept, a ramp between; cosines and
+    /// sines are multiplied by `attention_factor`.
+    Yarn {
+        /// Divisor; absent: the context over the original one.
+        factor: Option<f32>,
+        /// Context of the training, where stated.
+        original_context: Option<usize>,
+        /// Absent: it follows from `factor` and the two below.
+        attention_factor: Option<f32>,
+        /// `mscale` and `mscale_all_dim`, where both are stated.
+        mscales: Option<(f32, f32)>,
+        /// Pairs that turn more often than this in the original context are kept; 32 as a rule.
+        beta_fast: f32,
+        /// Pairs that turn less often than this are divided; 1 as a rule.
+        beta_slow: f32,
+        /// Whether the ramp's ends are whole pairs.
+        truncate: bool,
+    },
+    /// A kind that is not interpreted here (`longrope`, …).
     Other {
         /// Its name.
         kind: String,
@@ -97,7 +115,21 @@ fn scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, ConfigError> {
                 original_context: keys.required(original, keys.size(original)?)?,
             })
         }
+        Some("yarn") => Some(yarn(keys)?),
         Some(other) => Some(RopeScaling::Other { kind: other.into() }),
+    })
+}
+
+fn yarn(keys: &Keys<'_>) -> Result<RopeScaling, ConfigError> {
+    let positive = |key| keys.number(key, "a number above 0", |v| v > 0.0);
+    Ok(RopeScaling::Yarn {
+        factor: keys.number("factor", FACTOR, |factor| factor >= 1.0)?,
+        original_context: keys.size("original_max_position_embeddings")?,
+        attention_factor: positive("attention_factor")?,
+        mscales: keys.number("mscale", "a number", |_| true)?.zip(keys.number("mscale_all_dim", "a number", |_| true)?),
+        beta_fast: positive("beta_fast")?.unwrap_or(32.0),
+        beta_slow: positive("beta_slow")?.unwrap_or(1.0),
+        truncate: keys.boolean("truncate")?.unwrap_or(true),
     })
 }
 
@@ -119,6 +151,32 @@ pub(super) fn to_json(scaling: Option<&RopeScaling>) -> Map<String, Value> {
             "high_freq_factor": high_frequency_factor,
             "original_max_position_embeddings": original_context,
         }),
+        Some(RopeScaling::Yarn {
+            factor,
+            original_context,
+            attention_factor,
+            mscales,
+            beta_fast,
+            beta_slow,
+            truncate,
+        }) => {
+            let mut map = Map::new();
+            let mut put = |key: &str, value: Value| {
+                if !value.is_null() {
+                    map.insert(key.into(), value);
+                }
+            };
+            put("rope_type", json!("yarn"));
+            put("factor", json!(factor));
+            put("original_max_position_embeddings", json!(original_context));
+            put("attention_factor", json!(attention_factor));
+            put("mscale", json!(mscales.map(|(mscale, _)| mscale)));
+            put("mscale_all_dim", json!(mscales.map(|(_, mscale)| mscale)));
+            put("beta_fast", json!(beta_fast));
+            put("beta_slow", json!(beta_slow));
+            put("truncate", json!(truncate));
+            Value::Object(map)
+        }
         Some(RopeScaling::Other { kind }) => json!({"rope_type": kind}),
     };
     match value {

@@ -71,7 +71,18 @@ fn odd_but_harmless_values_are_read() {
     assert_eq!((config.hidden_size, config.bos_token_id), (768, None));
     assert_eq!(config.dtype.as_deref(), Some("float16"));
     let yarn = NEW_SPELLING.replace("llama3", "yarn");
-    assert_eq!(parse(&yarn).unwrap().rope_scaling, Some(RopeScaling::Other { kind: "yarn".into() }));
+    assert_eq!(
+        parse(&yarn).unwrap().rope_scaling,
+        Some(RopeScaling::Yarn {
+            factor: Some(32.0),
+            original_context: Some(8192),
+            attention_factor: None,
+            mscales: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+        })
+    );
 }
 
 #[test]

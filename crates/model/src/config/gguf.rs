@@ -84,9 +84,23 @@ impl Config {
             size("rope.dimension_count", self.heads.head_dim),
             (key("rope.freq_base"), Value::F32(self.rope.theta)),
         ]);
-        if let RopeScaling::Linear { factor } = self.rope.scaling {
-            entries.push((key("rope.scaling.type"), Value::String("linear".into())));
-            entries.push((key("rope.scaling.factor"), Value::F32(factor)));
+        let scaling = |name: &str, value| (key(&format!("rope.scaling.{name}")), value);
+        match self.rope.scaling {
+            RopeScaling::Linear { factor } => {
+                entries.push(scaling("type", Value::String("linear".into())));
+                entries.push(scaling("factor", Value::F32(factor)));
+            }
+            RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow, .. } => {
+                // llama.cpp multiplies by what the paper gives, and by this.
+                let more = attention_factor / RopeScaling::yarn_attention_factor(factor, 1.0);
+                entries.push(scaling("type", Value::String("yarn".into())));
+                entries.push(scaling("factor", Value::F32(factor)));
+                entries.push(scaling("original_context_length", Value::U32(original_context as u32)));
+                entries.push(scaling("attn_factor", Value::F32(more)));
+                entries.push(scaling("yarn_beta_fast", Value::F32(beta_fast)));
+                entries.push(scaling("yarn_beta_slow", Value::F32(beta_slow)));
+            }
+            _ => {}
         }
         entries
     }
@@ -105,6 +119,13 @@ impl Config {
             let known = Architecture::names(|known| known.name, |known| known.gguf.is_some());
             return unsupported("model_type", self.architecture.name(), format!("GGUF files hold {known}").into());
         }
+        if let RopeScaling::Yarn { truncate: false, .. } = self.rope.scaling {
+            return unsupported(
+                "rope_scaling.truncate",
+                "false",
+                "in GGUF files the ends of the ramp are whole pairs".into(),
+            );
+        }
         if self.form.rotated.iter().zip(1..).any(|(&rotates, layer)| rotates == (layer % 4 == 0)) {
             return unsupported("no_rope_layers", "a list", "in GGUF files every fourth layer does not rotate".into());
         }
@@ -114,7 +135,9 @@ impl Config {
     /// What [`ROPE_DIVISORS`] must hold, where keys alone do not say the scaling.
     pub(crate) fn gguf_rope_divisors(&self) -> Option<Vec<f32>> {
         match &self.rope.scaling {
-            RopeScaling::None | RopeScaling::Linear { .. } => None,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } => {
+                None
+            }
             RopeScaling::Divisors(divisors) => Some(divisors.clone()),
             RopeScaling::Llama3 { .. } => Some(self.rope.divisors(self.heads.head_dim)),
         }
@@ -158,11 +181,41 @@ fn scaling(gguf: &Gguf, architecture: Architecture) -> Result<RopeScaling, Model
     match gguf.find::<&str>(&key("type"))? {
         None | Some("none") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: gguf.require(&key("factor"))? }),
+        Some("yarn") => yarn(gguf, architecture),
         Some(other) => {
-            let supported = "`none`, `linear` and a list of divisors are".into();
+            let supported = "`none`, `linear`, `yarn` and a list of divisors are".into();
             refuse(gguf, ConfigError::Unsupported { field: "rope.scaling.type", value: other.into(), supported })
         }
     }
+}
+
+/// YaRN by llama.cpp's keys; its `attn_factor` multiplies what the paper gives.
+fn yarn(gguf: &Gguf, architecture: Architecture) -> Result<RopeScaling, ModelError> {
+    let key = |key: &str| format!("{}.{key}", architecture.name());
+    let number = |name: &str| gguf.find::<f32>(&key(&format!("rope.scaling.{name}")));
+    for (field, plain) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
+        if let Some(value) = number(field)?.filter(|&value| value != plain) {
+            let (value, supported) = (value.to_string(), format!("only {plain} is").into());
+            return refuse(gguf, ConfigError::Unsupported { field, value, supported });
+        }
+    }
+    let factor = gguf.require(&key("rope.scaling.factor"))?;
+    let more = match number("yarn_attn_factor")? {
+        Some(more) => more,
+        None => number("attn_factor")?.unwrap_or(1.0),
+    };
+    let original_context = match gguf.find(&key("rope.scaling.original_context_length"))? {
+        Some(original_context) => original_context,
+        None => gguf.require(&key("context_length"))?,
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context,
+        attention_factor: more * RopeScaling::yarn_attention_factor(factor, 1.0),
+        beta_fast: number("yarn_beta_fast")?.unwrap_or(32.0),
+        beta_slow: number("yarn_beta_slow")?.unwrap_or(1.0),
+        truncate: true,
+    })
 }
 
 /// The end of a text, and for chat models the end of a turn.
@@ -243,7 +296,7 @@ mod tests {
         let text = |text: &str| Value::String(text.into());
         assert!(refused("general.architecture", text("opt")).contains("general.architecture is `opt`"));
         assert!(refused("llama.expert_count", Value::U32(8)).contains("expert_count is `8`"));
-        assert!(refused("llama.rope.scaling.type", text("yarn")).contains("`yarn`"));
+        assert!(refused("llama.rope.scaling.type", text("longrope")).contains("`longrope`"));
         assert!(refused("llama.rope.dimension_count", Value::U32(2)).contains("rope.dimension_count is `2`"));
         assert!(refused("llama.attention.head_count", Value::U32(0)).contains("num_attention_heads is 0"));
         assert!(refused("tokenizer.ggml.bos_token_id", Value::U32(24)).contains("bos_token_id is 24"));

@@ -35,6 +35,18 @@ impl Config {
         let rope_scaling = match self.rope.scaling {
             RopeScaling::None => None,
             RopeScaling::Linear { factor } => Some(hf_config::RopeScaling::Linear { factor }),
+            RopeScaling::Dynamic { factor } => Some(hf_config::RopeScaling::Dynamic { factor, original_context: None }),
+            RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow, truncate } => {
+                Some(hf_config::RopeScaling::Yarn {
+                    factor: Some(factor),
+                    original_context: Some(original_context),
+                    attention_factor: Some(attention_factor),
+                    mscales: None,
+                    beta_fast,
+                    beta_slow,
+                    truncate,
+                })
+            }
             RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => {
                 Some(hf_config::RopeScaling::Llama3 {
                     factor,
@@ -47,7 +59,7 @@ impl Config {
                 return Err(ConfigError::Unsupported {
                     field: "rope_freqs.weight",
                     value: "a list of divisors".into(),
-                    supported: "a Hugging Face config states `linear` or `llama3` scaling by its numbers".into(),
+                    supported: "a Hugging Face config states scaling by its numbers".into(),
                 });
             }
         };
@@ -116,11 +128,6 @@ fn architecture(hf: &HfConfig) -> Result<Architecture, ConfigError> {
 }
 
 pub(crate) fn scaling(hf: &HfConfig) -> Result<RopeScaling, ConfigError> {
-    let unsupported = |kind: &str| ConfigError::Unsupported {
-        field: "rope_scaling.rope_type",
-        value: kind.into(),
-        supported: "`default`, `linear` and `llama3` are".into(),
-    };
     Ok(match &hf.rope_scaling {
         None => RopeScaling::None,
         Some(hf_config::RopeScaling::Linear { factor }) => RopeScaling::Linear { factor: *factor },
@@ -130,9 +137,43 @@ pub(crate) fn scaling(hf: &HfConfig) -> Result<RopeScaling, ConfigError> {
             high_frequency_factor,
             original_context,
         }) => RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context },
-        Some(hf_config::RopeScaling::Dynamic { .. }) => return Err(unsupported("dynamic")),
-        Some(hf_config::RopeScaling::Other { kind }) => return Err(unsupported(kind)),
+        Some(hf_config::RopeScaling::Dynamic { factor, .. }) => RopeScaling::Dynamic { factor: *factor },
+        Some(yarn @ hf_config::RopeScaling::Yarn { .. }) => self::yarn(hf, yarn)?,
+        Some(hf_config::RopeScaling::Other { kind }) => {
+            return Err(ConfigError::Unsupported {
+                field: "rope_scaling.rope_type",
+                value: kind.clone(),
+                supported: "`default`, `linear`, `dynamic`, `yarn` and `llama3` are".into(),
+            });
+        }
     })
+}
+
+/// What YaRN leaves out follows from the context and from its factor, as in transformers.
+fn yarn(hf: &HfConfig, stated: &hf_config::RopeScaling) -> Result<RopeScaling, ConfigError> {
+    let &hf_config::RopeScaling::Yarn {
+        factor,
+        original_context,
+        attention_factor,
+        mscales,
+        beta_fast,
+        beta_slow,
+        truncate,
+    } = stated
+    else {
+        return Ok(RopeScaling::None);
+    };
+    let Some(context) = hf.max_position_embeddings else {
+        return Err(ConfigError::Missing { field: "max_position_embeddings" });
+    };
+    let original_context = original_context.unwrap_or(context);
+    let factor = factor.unwrap_or(context as f32 / original_context.max(1) as f32);
+    let by_factor = |mscale| RopeScaling::yarn_attention_factor(factor, mscale);
+    let attention_factor = attention_factor.unwrap_or_else(|| match mscales {
+        Some((mscale, all)) if mscale != 0.0 && all != 0.0 => by_factor(mscale) / by_factor(all),
+        _ => by_factor(1.0),
+    });
+    Ok(RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow, truncate })
 }
 
 #[cfg(test)]
@@ -145,16 +186,27 @@ mod tests {
     fn a_config_survives_the_way_through_hugging_face() {
         let mut config = small(2, true);
         config.eos = vec![2, 3];
-        config.rope.scaling = RopeScaling::Llama3 {
+        let llama3 = RopeScaling::Llama3 {
             factor: 8.0,
             low_frequency_factor: 1.0,
             high_frequency_factor: 4.0,
             original_context: 32,
         };
-        let hf = config.to_hf("float32").unwrap();
-        assert_eq!(Config::from_hf(&hf).unwrap(), config);
-        let reread = HfConfig::parse("config.json".as_ref(), hf.to_json().as_bytes()).unwrap();
-        assert_eq!(Config::from_hf(&reread).unwrap(), config);
+        let yarn = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 16,
+            attention_factor: 1.2,
+            beta_fast: 24.0,
+            beta_slow: 2.0,
+            truncate: false,
+        };
+        for scaling in [llama3, yarn, RopeScaling::Linear { factor: 2.0 }, RopeScaling::Dynamic { factor: 2.0 }] {
+            config.rope.scaling = scaling;
+            let hf = config.to_hf("float32").unwrap();
+            assert_eq!(Config::from_hf(&hf).unwrap(), config);
+            let reread = HfConfig::parse("config.json".as_ref(), hf.to_json().as_bytes()).unwrap();
+            assert_eq!(Config::from_hf(&reread).unwrap(), config);
+        }
     }
 
     #[test]
@@ -173,8 +225,8 @@ mod tests {
         let windowed = Map::from_iter([("use_sliding_window".into(), true.into())]);
         assert!(refused(HfConfig { other: windowed, ..hf.clone() }).contains("use_sliding_window is `true`"));
         assert!(refused(HfConfig { model_type: None, architectures: vec![], ..hf.clone() }).contains("missing"));
-        let yarn = Some(hf_config::RopeScaling::Other { kind: "yarn".into() });
-        assert!(refused(HfConfig { rope_scaling: yarn, ..hf.clone() }).contains("`yarn`"));
+        let long = Some(hf_config::RopeScaling::Other { kind: "longrope".into() });
+        assert!(refused(HfConfig { rope_scaling: long, ..hf.clone() }).contains("`longrope`"));
         assert!(refused(HfConfig { head_dim: None, hidden_size: 18, ..hf }).contains("hidden_size is 18"));
     }
 

@@ -133,7 +133,7 @@ fn generated_rows_do_not_depend_on_how_many_there_are() {
 #[test]
 fn gguf_files_hold_the_same_model() {
     let (b, folder) = (scalar(), tempfile::tempdir().unwrap());
-    for name in ["gpt2", "llama_biases", "qwen3", "smollm3"] {
+    for name in ["gpt2", "llama_biases", "qwen3", "smollm3", "llama_yarn"] {
         let out = folder.path().join(format!("{name}.gguf"));
         export::to_gguf(&b, &golden(name), Encoding::F32, &out, &[]).unwrap();
         let (from, to) = [golden(name), out].map(|path| Source::open(&path).unwrap()).into();
