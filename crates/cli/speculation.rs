@@ -36,6 +36,8 @@ pub(crate) enum Speculate {
 pub(crate) enum DraftLength {
     /// What pays, by costs measured on this machine and by what was accepted so far.
     Auto,
+    /// That of AMD's measurements: [`Schedule::Heuristic`].
+    Amd,
     /// Always as many.
     Fixed(usize),
 }
@@ -43,8 +45,9 @@ pub(crate) enum DraftLength {
 fn parse_draft_length(text: &str) -> Result<DraftLength, String> {
     match text.parse() {
         _ if text == "auto" => Ok(DraftLength::Auto),
+        _ if text == "amd" => Ok(DraftLength::Amd),
         Ok(length) if (1..=MAX_DRAFT_LENGTH).contains(&length) => Ok(DraftLength::Fixed(length)),
-        _ => Err(format!("give `auto` or 1 to {MAX_DRAFT_LENGTH}")),
+        _ => Err(format!("give `auto`, `amd` or 1 to {MAX_DRAFT_LENGTH}")),
     }
 }
 
@@ -58,7 +61,7 @@ pub(crate) struct SpeculationArguments {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) speculate: Vec<Speculate>,
     /// Tokens proposed at a time; `auto` measures what pays here (once, for a second) and proposes none where nothing
-    /// does
+    /// does; `amd` begins with 5, and takes 2 more after each round in which all were accepted, else 1 fewer
     #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_draft_length)]
     pub(crate) draft_length: DraftLength,
 }
@@ -132,7 +135,7 @@ impl SpeculationArguments {
     /// Most tokens that are proposed at a time.
     pub(crate) fn most(&self) -> usize {
         match self.draft_length {
-            DraftLength::Auto => MAX_DRAFT_LENGTH,
+            DraftLength::Auto | DraftLength::Amd => MAX_DRAFT_LENGTH,
             DraftLength::Fixed(length) => length,
         }
     }
@@ -145,9 +148,13 @@ impl SpeculationArguments {
         }
         let costs = match self.draft_length {
             DraftLength::Auto => Some(costs(cast, drafters.contains(&Speculate::Draft))?),
-            DraftLength::Fixed(_) => None,
+            DraftLength::Amd | DraftLength::Fixed(_) => None,
         };
-        let schedule = costs.clone().map_or(Schedule::Fixed, Schedule::Adaptive);
+        let schedule = match (&costs, self.draft_length) {
+            (Some(costs), _) => Schedule::Adaptive(costs.clone()),
+            (None, DraftLength::Amd) => Schedule::Heuristic,
+            (None, _) => Schedule::Fixed,
+        };
         Ok(Some((build(cast, &drafters, schedule, capacity)?, costs)))
     }
 }

@@ -7,17 +7,25 @@
 mod bench;
 mod ceiling;
 mod decode;
+mod imposed;
 mod kernels;
 mod measure;
 mod prefill;
 mod profile;
+mod shapes;
+mod speculative;
 mod train;
 
 pub use bench::{Bench, Outcome};
 pub use ceiling::{Ceiling, Ceilings};
 pub use decode::{decode, verify};
+pub use imposed::{ImposedResult, ImposedWidth, alpha_of, imposed};
 pub use kernels::kernels;
 pub use measure::{BenchError, Measurement, Statistics, Types};
 pub use prefill::prefill;
 pub use profile::{Profile, ProfileLine, Profiled};
+pub use shapes::{amd_135m, code_llama_7b};
+pub use speculative::{
+    Formula, PromptResult, Run, SpeculativePrompt, Speed, Summary, compare_texts, markdown, write_text,
+};
 pub use train::{TrainShape, train};

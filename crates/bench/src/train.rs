@@ -3,8 +3,9 @@
 use crate::BenchError;
 use crate::bench::{Bench, Outcome, Subject};
 use crate::decode::name;
-use backend::{Heads, Precision};
-use model::{Config, Rope, RopeScaling, cost};
+use crate::shapes::amd_135m;
+use backend::Precision;
+use model::{Config, cost};
 use train::BatchShape;
 
 /// Sequences and tokens of a step.
@@ -45,24 +46,4 @@ pub fn train(
         };
         Ok(train::time_steps(bench.backend(), &config, batch, precision, bench.runs, &mut done)?)
     })
-}
-
-/// The shape of AMD-Llama-135M.
-fn amd_135m(sequence: usize) -> Config {
-    Config {
-        vocab: 32_000,
-        width: 768,
-        layers: 12,
-        heads: Heads { heads: 12, kv_heads: 12, head_dim: 64 },
-        ffn_width: 2048,
-        context: sequence.max(2048),
-        norm_epsilon: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-        tied: false,
-        bos: None,
-        eos: Vec::new(),
-        architecture: model::Architecture::Llama,
-        form: model::Form::LLAMA,
-        initializer_range: 0.02,
-    }
 }

@@ -1,5 +1,10 @@
 //! `slm bench`: how fast, beside what the machine could do at most.
 
+mod imposed;
+mod page;
+mod prompts;
+mod speculative;
+
 use crate::busy::BusyCores;
 use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
@@ -19,6 +24,7 @@ Examples:
   slm bench kernels --only attention
   slm bench train --seq 1024 --micro-batch 4 --profile
   slm bench decode --model amd135m-bf16.gguf --depth 1024 --json
+  slm bench speculative --model target.gguf --draft draft.gguf --protocol stop --data humaneval.jsonl.gz
 
 Timings mean something on an idle machine only.")]
 pub(crate) struct Arguments {
@@ -38,6 +44,8 @@ enum What {
     Decode(DecodeArguments),
     /// Several tokens at once, as speculation verifies them
     Verify(VerifyArguments),
+    Speculative(speculative::Arguments),
+    Imposed(imposed::Arguments),
 }
 
 #[derive(Args)]
@@ -156,6 +164,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             let DecodeArguments { depth, tokens, .. } = arguments;
             print_outcome(&bench::decode(bench, model, types, depth, tokens)?, arguments.model.common.json)
         }),
+        What::Imposed(arguments) => imposed::run(&arguments),
+        What::Speculative(arguments) => speculative::run(&arguments),
         What::Verify(arguments) => with_model(&arguments.model, false, |bench, model, types| {
             print(&bench::verify(bench, model, types, &arguments.rows)?, arguments.model.common.json)
         }),

@@ -52,6 +52,8 @@ pub enum StopReason {
 pub struct PositionCount {
     /// Proposals that were long enough.
     pub proposed: usize,
+    /// Of those, the ones accepted up to the place before: behind a rejected token nothing is judged.
+    pub judged: usize,
     /// Proposals that were accepted up to and including this place.
     pub accepted: usize,
 }
@@ -267,6 +269,7 @@ impl<'a> Text<'a> {
         self.widths[width] += 1;
         for (place, count) in self.positions.iter_mut().enumerate() {
             count.proposed += usize::from(place < width);
+            count.judged += usize::from(place < width && place <= accepted);
             count.accepted += usize::from(place < accepted);
         }
     }
