@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET…]}
 shift
-all=(gguf safetensors hf_config llama2c recipe tokenizer_json tokenizer_model shard manifest)
+all=(gguf safetensors hf_config llama2c recipe tokenizer_json tokenizer_model shard manifest documents task_file)
 targets=("${@:-${all[@]}}")
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -27,6 +27,8 @@ for target in "${targets[@]}"; do
         tokenizer_*) features=tokenizer ;;
         recipe) features=recipe ;;
         shard | manifest) features=data ;;
+        documents) features=documents ;;
+        task_file) features=eval ;;
         *) features= ;;
     esac
     cargo build --quiet --release --target "$host" --bin "$target" --features "$features"
