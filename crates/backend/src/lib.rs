@@ -103,6 +103,14 @@ pub enum Encoding {
     Q5K,
     /// Super-blocks of 256, 6 bits.
     Q6K,
+    /// Super-blocks of 256, 2 bits.
+    Q2K,
+    /// Super-blocks of 256, 3 bits.
+    Q3K,
+    /// Blocks of 32: f16 scale, 32 × 4 bits, numbers of unequal steps.
+    Iq4Nl,
+    /// Super-blocks of 256 of the same steps.
+    Iq4Xs,
 }
 
 /// Consecutive rows of a matrix as a file holds them. Several of them stack into one matrix (query, key and value

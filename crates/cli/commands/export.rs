@@ -5,10 +5,16 @@ use crate::{inputs, output};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use formats::Encoding;
-use formats::file::FileError;
-use model::export::{self, Report};
+use formats::file::{self, FileError};
+use model::export::{self, OnText, Report};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
+
+/// Tokens of a text that are compared at most. Two models' logits of them are held: 1.2 GB at a vocabulary of 152,000.
+const TEXT_TOKENS: usize = 1024;
+/// The text to compare on where none is given.
+const SAMPLE: &str = include_str!("sample.txt");
 
 /// Write a model as a Hugging Face folder or a GGUF file, and prove that it is the same model
 #[derive(Args)]
@@ -16,8 +22,11 @@ use tokenizer::Tokenizer;
 Examples:
   slm export --model runs/tiny --to hf --out tiny-hf
   slm export --model runs/tiny --to gguf --type q8_0 --out tiny-q8_0.gguf
+  slm export --model smollm2.gguf --to gguf --type q4_k --text held-out.txt --out smollm2-q4_k.gguf
 
-What was written is read back and its logits are compared with the source's before it gets its name.")]
+What was written is read back and its logits are compared with the source's before it gets its name.
+Perplexity and divergence from the source are then taken on a text: up to 1024 tokens of --text, or a page of prose and code
+that slm carries.")]
 pub(crate) struct Arguments {
     /// A run folder, Hugging Face folder, GGUF file or llama2.c file
     #[arg(long)]
@@ -25,12 +34,16 @@ pub(crate) struct Arguments {
     /// The format
     #[arg(long, value_enum)]
     to: Format,
-    /// How the weights are stored: f32, f16, bf16, and in GGUF files q8_0, q4_0, q4_1, q5_0, q5_1
+    /// How the weights are stored: f32, f16, bf16, and in GGUF files q8_0, q4_0, q4_1, q5_0, q5_1,
+    /// q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     r#type: String,
     /// The folder or file to write; must not exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    /// The text that the written model is compared with its source on
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
     /// Use this tokenizer instead of the model's own
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -52,7 +65,8 @@ enum Format {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let Some(encoding) = Encoding::parse(&arguments.r#type) else {
-        bail!("--type {}: unknown; use f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1", arguments.r#type);
+        let known = Encoding::ALL.map(|encoding| encoding.to_string()).join(", ");
+        bail!("--type {}: unknown; use one of {known}", arguments.r#type);
     };
     let cpu = arguments.machine.open()?;
     let source = inputs::model_path(&arguments.model)?;
@@ -61,18 +75,43 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Format::Hf => to_hf_folder(&cpu, &source, encoding, &arguments.out, &tokenizer)?,
         Format::Gguf => to_gguf(&cpu, &source, encoding, &arguments.out, &tokenizer)?,
     };
+    let text = text_ids(&arguments, &tokenizer)?;
+    let text = export::compare_on_text(&cpu, &source, &arguments.out, &text)?;
     if arguments.json {
-        return output::json(&report);
+        return output::json(&Exported { report, text });
     }
     output::line(format!(
-        "{}: {} tensors, {} bytes; read back: largest logit difference {:.2e}, KL {:.2e} nats per token over {} tokens",
+        "{}: {} tensors, {} bytes; read back: largest logit difference {:.2e} over {} tokens of a probe",
         arguments.out.display(),
         report.tensors,
         report.bytes,
         report.max_logit_difference,
-        report.kl_divergence,
         report.tokens
+    ))?;
+    output::line(format!(
+        "on {} tokens of text: perplexity {:.4}, the source's {:.4}; KL {:.2e} nats per token",
+        text.tokens, text.perplexity, text.source_perplexity, text.kl_divergence
     ))
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Exported {
+    #[serde(flatten)]
+    report: Report,
+    text: OnText,
+}
+
+/// The first tokens of the text to compare on, behind the token that begins a text if there is one.
+fn text_ids(arguments: &Arguments, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let given = arguments.text.as_deref().map(file::read_to_string).transpose()?;
+    let encoded = tokenizer.encode(given.as_deref().unwrap_or(SAMPLE));
+    let mut ids: Vec<u32> = tokenizer.bos().or(tokenizer.eos()).into_iter().chain(encoded).collect();
+    ids.truncate(TEXT_TOKENS);
+    if ids.len() < 2 {
+        bail!("--text holds {} tokens, but at least 2 are needed to predict one", ids.len());
+    }
+    Ok(ids)
 }
 
 /// A Hugging Face folder with the tokenizer's files.

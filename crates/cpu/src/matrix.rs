@@ -193,6 +193,10 @@ pub(crate) fn stored(encoding: Encoding) -> formats::Encoding {
         Encoding::Q4K => formats::Encoding::Q4K,
         Encoding::Q5K => formats::Encoding::Q5K,
         Encoding::Q6K => formats::Encoding::Q6K,
+        Encoding::Q2K => formats::Encoding::Q2K,
+        Encoding::Q3K => formats::Encoding::Q3K,
+        Encoding::Iq4Nl => formats::Encoding::Iq4Nl,
+        Encoding::Iq4Xs => formats::Encoding::Iq4Xs,
     }
 }
 

@@ -7,7 +7,7 @@
 //! c ← fma(Σ (q_w − offset)·q_x, d_w·d_x, c)        the sum an exact integer, the product of scales rounded once
 //! c ← fma(minimum, d_x·Σ q_x, c)                   where the encoding has minima
 //! ```
-//! Q6_K has a scale for every 16 values and so takes the first step twice a block, its first half first. A residual is
+//! Types with a scale for every 16 values (Q2_K, Q3_K, Q6_K) take each step twice a block, its first half first. A residual is
 //! added last. Integers are exact whatever computes them, so the bits depend neither on the level nor on rows or threads,
 //! and both [`backend::Family`]s are one.
 //!

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod k_blocks;
+mod k_encode;
 mod simple;
 
 pub use blocks::{
@@ -38,12 +39,6 @@ pub enum QuantError {
         bytes: usize,
         /// Values asked for.
         len: usize,
-    },
-    /// A type that can be read but not made.
-    #[error("{encoding} can be read but not written; write f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1")]
-    NoEncoder {
-        /// The type.
-        encoding: Encoding,
     },
 }
 
@@ -132,11 +127,10 @@ pub fn decode_all(encoding: Encoding, bytes: &[u8]) -> Result<Vec<f32>, QuantErr
     Ok(out)
 }
 
-/// Encodes whole blocks, rounding as ggml's reference does.
+/// Encodes whole blocks: floats and the simple types as ggml's reference rounds them, the others by a fit of our own.
 ///
 /// # Errors
-/// [`QuantError::PartialBlock`] where `values` are no whole blocks, [`QuantError::NoEncoder`] for a type that is only
-/// read.
+/// [`QuantError::PartialBlock`] where `values` are no whole blocks.
 pub fn encode(encoding: Encoding, values: &[f32]) -> Result<Vec<u8>, QuantError> {
     let Some(bytes) = row_bytes(encoding, values.len()) else {
         return Err(QuantError::PartialBlock { encoding, len: values.len(), block: block_len(encoding) });
@@ -151,13 +145,13 @@ pub fn encode(encoding: Encoding, values: &[f32]) -> Result<Vec<u8>, QuantError>
         Encoding::Q4_1 => encode_blocks(values, &mut out, BlockQ4_1::encode),
         Encoding::Q5_0 => encode_blocks(values, &mut out, BlockQ5_0::encode),
         Encoding::Q5_1 => encode_blocks(values, &mut out, BlockQ5_1::encode),
-        Encoding::Q2K
-        | Encoding::Q3K
-        | Encoding::Q4K
-        | Encoding::Q5K
-        | Encoding::Q6K
-        | Encoding::Iq4Nl
-        | Encoding::Iq4Xs => return Err(QuantError::NoEncoder { encoding }),
+        Encoding::Q2K => encode_blocks(values, &mut out, BlockQ2K::encode),
+        Encoding::Q3K => encode_blocks(values, &mut out, BlockQ3K::encode),
+        Encoding::Q4K => encode_blocks(values, &mut out, BlockQ4K::encode),
+        Encoding::Q5K => encode_blocks(values, &mut out, BlockQ5K::encode),
+        Encoding::Q6K => encode_blocks(values, &mut out, BlockQ6K::encode),
+        Encoding::Iq4Nl => encode_blocks(values, &mut out, BlockIq4Nl::encode),
+        Encoding::Iq4Xs => encode_blocks(values, &mut out, BlockIq4Xs::encode),
     }
     Ok(out)
 }

@@ -84,18 +84,6 @@ pub enum ModelError {
         /// The head's name.
         name: String,
     },
-    /// An encoding that nothing multiplies with.
-    #[error(
-        "{path}: tensor `{name}` is encoded as {encoding}, which cannot be computed with; export the model as q8_0 first"
-    )]
-    Encoding {
-        /// The folder or file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// Its encoding.
-        encoding: Encoding,
-    },
     /// A type that Hugging Face folders do not hold.
     #[error("{path}: a Hugging Face folder holds f32, f16 or bf16, not {encoding}; choose one of them, or write GGUF")]
     NotForFolder {

@@ -37,11 +37,44 @@ pub struct Report {
     pub kl_divergence: f64,
 }
 
+/// How a written model does on a text beside its source, both computed in f32 from the weights as they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct OnText {
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// Perplexity of the source.
+    pub source_perplexity: f64,
+    /// Perplexity of what was written.
+    pub perplexity: f64,
+    /// Mean Kullback–Leibler divergence of the written model's next-token distribution from the source's, nats per
+    /// token.
+    pub kl_divergence: f64,
+}
+
+/// Perplexity and divergence on the text `ids`, in windows of 256 tokens or the context. The source's logits are held:
+/// `4 · ids.len() · vocab` bytes.
+///
+/// # Errors
+/// [`ModelError`] where a model cannot be read or memory is short.
+///
+/// # Panics
+/// If there are no ids, or one is outside the vocabulary.
+pub fn compare_on_text(b: &dyn Backend, source: &Path, written: &Path, ids: &[u32]) -> Result<OnText, ModelError> {
+    let logits = |path| probe::logits_of(b, Model::from_source_decoded(b, &Source::open(path)?)?, ids);
+    let (expected, found) = (logits(source)?, logits(written)?);
+    Ok(OnText {
+        tokens: ids.len(),
+        source_perplexity: expected.perplexity(ids),
+        perplexity: found.perplexity(ids),
+        kl_divergence: expected.compare(&found).kl_divergence,
+    })
+}
+
 /// Largest relative differences that a sound export shows, of any tensor's weights and of the logits: root mean square
 /// of the difference over that of the values.
 ///
-/// The weights are the sharp test. Normally distributed ones rounded to f16, bf16, q8_0, q5_0, q4_0 are off by 2e-4,
-/// 2e-3, 5e-3, 4e-2, 9e-2; the bounds are several times that, for weights with outliers. Rows in a wrong order are off
+/// The weights are the sharp test. Normally distributed ones rounded to f16, bf16, q8_0, q6_k, q5_0, q4_0, q3_k, q2_k
+/// are off by 2e-4, 2e-3, 5e-3, 2e-2, 4e-2, 9e-2, 0.15, 0.3; the bounds are several times that, for weights with outliers. Rows in a wrong order are off
 /// by about 1, whatever the type.
 ///
 /// Logits show what else may be wrong (the config, the tokens' order). How far rounding moves them is the model's
@@ -53,8 +86,11 @@ const fn bounds(encoding: Encoding) -> Bounds {
         Encoding::F16 => (2e-3, 3e-2),
         Encoding::Bf16 => (5e-3, 1e-1),
         Encoding::Q8_0 => (3e-2, 3e-1),
-        Encoding::Q5_0 | Encoding::Q5_1 => (2e-1, 1.3),
-        _ => (4e-1, 1.3),
+        Encoding::Q6K => (6e-2, 6e-1),
+        Encoding::Q5_0 | Encoding::Q5_1 | Encoding::Q5K => (2e-1, 1.3),
+        Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q4K | Encoding::Iq4Nl | Encoding::Iq4Xs => (4e-1, 1.3),
+        // Nothing to be told from the logits of so few bits.
+        Encoding::Q3K | Encoding::Q2K => (6e-1, f64::INFINITY),
     };
     Bounds { weights, logits }
 }
@@ -91,7 +127,8 @@ pub fn to_hf_folder(
         let (bos_token_id, eos_token_id) = (source.config().bos, source.config().eos.clone());
         GenerationConfig { bos_token_id, eos_token_id, ..GenerationConfig::default() }
     };
-    let expected = probe::logits_of(b, Model::from_source_decoded(b, &source)?)?;
+    let expected =
+        probe::logits_of(b, Model::from_source_decoded(b, &source)?, &probe::scattered_ids(source.config()))?;
     let mut report = Report::default();
     file::write_folder(out, |folder| {
         config.write(&folder.join(CONFIG_NAME))?;
@@ -110,12 +147,12 @@ pub fn to_hf_folder(
     Ok(report)
 }
 
-/// Writes `source` as a GGUF file `out`, which must not exist: matrices in `encoding` (f32, f16, bf16, q8_0, q4_0, q4_1,
-/// q5_0 or q5_1), norms and biases in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
+/// Writes `source` as a GGUF file `out`, which must not exist: matrices in `encoding`, norms and
+/// biases in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
 /// config's own.
 ///
-/// Types of 4 and 5 bits keep the head (of a tied model, the embedding) in q8_0, and rows that are no whole blocks of a
-/// quantised type are stored in f16, both much as llama.cpp does.
+/// Types of 5 bits or fewer keep the head (of a tied model, the embedding) in more ([`head_encoding`]); rows that are no
+/// whole blocks take a type with shorter ones ([`shorter_blocks`]). Both much as llama.cpp does.
 ///
 /// # Errors
 /// [`ModelError`]; `out` is then not there. [`ModelError::Unfaithful`] if weights or logits differ too much.
@@ -152,7 +189,8 @@ pub fn to_gguf(
         encoding: Encoding::F32,
         shape: vec![divisors.len()],
     }));
-    let expected = probe::logits_of(b, Model::from_source_decoded(b, &source)?)?;
+    let expected =
+        probe::logits_of(b, Model::from_source_decoded(b, &source)?, &probe::scattered_ids(source.config()))?;
     let unverified = unverified_name(out);
     gguf::write_with(&unverified, &all_entries, &plans, |index, writer| match tensors.get(index) {
         Some(tensor) => write_gguf_tensor(&source, tensor, plans[index].encoding, writer),
@@ -187,16 +225,39 @@ fn unverified_name(out: &Path) -> PathBuf {
 
 /// How `tensor` is stored in a file of type `encoding`; `head` says that its values are those of the output projection.
 fn gguf_plan(tensor: &Tensor, encoding: Encoding, head: bool) -> TensorPlan {
-    let encoding = match encoding {
+    let wanted = match encoding {
         _ if tensor.role.is_vector() => Encoding::F32,
-        // llama.cpp keeps the head in 6 or 8 bits too. Written as q4_0, SmolLM2-135M diverges by 0.72 nats per token of
-        // the probe with this head and by 0.87 with one of 4 bits; the file is 19 % longer.
-        Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 if head => Encoding::Q8_0,
+        encoding if head => head_encoding(encoding),
         encoding => encoding,
     };
-    let whole = tensor.cols.is_multiple_of(quant::block_len(encoding));
-    let encoding = if whole { encoding } else { Encoding::F16 };
+    let fits = |encoding: &Encoding| tensor.cols.is_multiple_of(quant::block_len(*encoding));
+    let encoding = std::iter::successors(Some(wanted), |&encoding| shorter_blocks(encoding)).find(fits);
+    let encoding = encoding.unwrap_or(Encoding::F16);
     TensorPlan { name: tensor.gguf_name(), encoding, shape: tensor.shape() }
+}
+
+/// llama.cpp keeps the head in 6 or 8 bits too. Written as q4_0, SmolLM2-135M diverges by 0.72 nats per token of the
+/// probe with this head and by 0.87 with one of 4 bits; the file is 19 % longer.
+const fn head_encoding(encoding: Encoding) -> Encoding {
+    match encoding {
+        Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 => Encoding::Q8_0,
+        Encoding::Q2K | Encoding::Q3K | Encoding::Q4K | Encoding::Q5K | Encoding::Iq4Nl | Encoding::Iq4Xs => {
+            Encoding::Q6K
+        }
+        Encoding::F32 | Encoding::F16 | Encoding::Bf16 | Encoding::Q8_0 | Encoding::Q6K => encoding,
+    }
+}
+
+/// The type that stands in for one whose blocks do not fit: for super-blocks of 256 one of as many bits or a little more
+/// in blocks of 32, for these a float.
+const fn shorter_blocks(encoding: Encoding) -> Option<Encoding> {
+    match encoding {
+        Encoding::Q2K | Encoding::Q3K | Encoding::Iq4Xs => Some(Encoding::Iq4Nl),
+        Encoding::Q4K => Some(Encoding::Q5_0),
+        Encoding::Q5K => Some(Encoding::Q5_1),
+        Encoding::Q6K => Some(Encoding::Q8_0),
+        _ => None,
+    }
 }
 
 fn write_gguf_tensor(source: &Source, tensor: &Tensor, encoding: Encoding, writer: &mut dyn Write) -> io::Result<()> {
@@ -244,7 +305,11 @@ fn verify(
         let found = probe::relative_difference(&source.values(tensor)?, &written.values(tensor)?);
         require(found <= weights, format!("weights of `{}`", tensor.name()), found, weights)?;
     }
-    let difference = expected.compare(&probe::logits_of(b, Model::from_source(b, written, Precision::F32)?)?);
+    let difference = expected.compare(&probe::logits_of(
+        b,
+        Model::from_source(b, written, Precision::F32)?,
+        &probe::scattered_ids(source.config()),
+    )?);
     require(difference.relative <= logits, "logits".into(), difference.relative, logits)?;
     Ok(Report {
         tensors: tensors.len(),

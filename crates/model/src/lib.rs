@@ -21,6 +21,7 @@ pub mod pass;
 mod prefix_tree;
 mod source;
 pub mod tensors;
+mod text_logits;
 mod weights;
 
 pub use activations::{ActivationGradients, Activations, BlockActivations};
@@ -32,4 +33,5 @@ pub use init::Scheme;
 pub use parameters::{Kind, Parameter, Parameters, Part};
 pub use prefix_tree::{PrefixTree, TreeBuffers};
 pub use source::{Encoded, Source};
+pub use text_logits::text_logits;
 pub use weights::{Block, Linear, Model, Norm};

@@ -140,27 +140,6 @@ impl Source {
         quant::decode_all(encoding, &bytes).map_err(|error| ModelError::Decode { tensor: self.name(tensor), error })
     }
 
-    /// The backend's word for an encoding.
-    pub(crate) fn computable(&self, tensor: &Tensor, encoding: Encoding) -> Result<backend::Encoding, ModelError> {
-        use backend::Encoding as Computable;
-        Ok(match encoding {
-            Encoding::F32 => Computable::F32,
-            Encoding::F16 => Computable::F16,
-            Encoding::Bf16 => Computable::Bf16,
-            Encoding::Q8_0 => Computable::Q8_0,
-            Encoding::Q4_0 => Computable::Q4_0,
-            Encoding::Q4_1 => Computable::Q4_1,
-            Encoding::Q5_0 => Computable::Q5_0,
-            Encoding::Q5_1 => Computable::Q5_1,
-            Encoding::Q4K => Computable::Q4K,
-            Encoding::Q5K => Computable::Q5K,
-            Encoding::Q6K => Computable::Q6K,
-            Encoding::Q2K | Encoding::Q3K | Encoding::Iq4Nl | Encoding::Iq4Xs => {
-                return Err(ModelError::Encoding { path: self.path.clone(), name: self.name(tensor), encoding });
-            }
-        })
-    }
-
     fn order(&self) -> PairOrder {
         match self.files {
             Files::HuggingFace(_) => PairOrder::Halves,
@@ -255,4 +234,26 @@ fn folder_name(weights: &Weights, full: String) -> String {
 fn is_derived(architecture: Architecture, name: &str) -> bool {
     let mask = || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
     name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" || architecture == Architecture::Gpt2 && mask()
+}
+
+/// The backend's word for an encoding.
+pub(crate) const fn computable(encoding: Encoding) -> backend::Encoding {
+    use backend::Encoding as Computable;
+    match encoding {
+        Encoding::F32 => Computable::F32,
+        Encoding::F16 => Computable::F16,
+        Encoding::Bf16 => Computable::Bf16,
+        Encoding::Q8_0 => Computable::Q8_0,
+        Encoding::Q4_0 => Computable::Q4_0,
+        Encoding::Q4_1 => Computable::Q4_1,
+        Encoding::Q5_0 => Computable::Q5_0,
+        Encoding::Q5_1 => Computable::Q5_1,
+        Encoding::Q4K => Computable::Q4K,
+        Encoding::Q5K => Computable::Q5K,
+        Encoding::Q6K => Computable::Q6K,
+        Encoding::Q2K => Computable::Q2K,
+        Encoding::Q3K => Computable::Q3K,
+        Encoding::Iq4Nl => Computable::Iq4Nl,
+        Encoding::Iq4Xs => Computable::Iq4Xs,
+    }
 }

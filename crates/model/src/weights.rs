@@ -1,7 +1,7 @@
 //! A model's weights as handles of a backend, and how they are loaded from files.
 
 use crate::memory::{Held, Memory};
-use crate::source::{Encoded, Source};
+use crate::source::{self, Encoded, Source};
 use crate::tensors::{Role, Tensor};
 use crate::{Config, ModelError};
 use backend::{Backend, Buf, EncodedRows, Matrix, Precision};
@@ -224,8 +224,7 @@ impl<'a> Loader<'a> {
         let encoded = tensors.iter().map(|tensor| self.encoded(tensor)).collect::<Result<Vec<_>, _>>()?;
         let mut parts = Vec::with_capacity(tensors.len());
         for (tensor, Encoded { encoding, bytes }) in tensors.iter().zip(&encoded) {
-            let encoding = self.source.computable(tensor, *encoding)?;
-            parts.push(EncodedRows { encoding, rows: tensor.rows, bytes });
+            parts.push(EncodedRows { encoding: source::computable(*encoding), rows: tensor.rows, bytes });
         }
         Ok(self.memory.load_matrix(&parts, tensors[0].cols, self.precision)?)
     }

@@ -41,13 +41,29 @@ pub(super) struct Rounded {
 }
 
 impl Rounded {
-    /// What the integer sum over the whole block starts from where codes of `bits` bits have an offset.
-    pub(super) const fn index_of_start(bits: usize) -> usize {
-        match bits {
-            4 => 0,
-            5 => 1,
+    /// What the integer sum over the whole block starts from where codes have an offset.
+    pub(super) const fn index_of_start(offset: u8) -> usize {
+        match offset {
+            8 => 0,
+            16 => 1,
             _ => 2,
         }
+    }
+
+    /// What the integer sum over half a block starts from where codes have an offset of 32, 4 or 0.
+    #[inline(always)]
+    pub(super) const fn half_start(&self, half: usize, offset: u8) -> i32 {
+        match offset {
+            0 => 0,
+            4 => self.half_start[half] >> 3,
+            _ => self.half_start[half],
+        }
+    }
+
+    /// `scale · Σq` of half a block.
+    #[inline(always)]
+    pub(super) fn half_sum(&self, half: usize) -> f32 {
+        self.scale * (self.half_start[half] >> 5).wrapping_neg() as f32
     }
 }
 

@@ -1,13 +1,14 @@
 //! Tiles by `vpmaddubsw`: eight outputs of a panel at a time, rows one after the other.
 //!
 //! `vpmaddubsw` adds two products of an unsigned and a signed byte in 16 bits and saturates. Codes of up to six bits
-//! leave room for two of its results: 4 · 63 · 127 = 32 004. Codes of eight bits would not fit even once, so they become
-//! signed again, and the instruction gets |w| and x with w's sign: 2 · 128 · 127 = 32 512.
+//! leave room for two of its results: 4 · 63 · 127 = 32 004. Codes of eight bits and steps would not fit even once, so they
+//! become signed again, and the instruction gets |w| and x with w's sign: 2 · 128 · 127 = 32 512.
 #![allow(clippy::needless_range_loop, reason = "the indices are registers")]
 
 use super::Tile;
 use super::activations::{MR, Rounded};
 use super::form::{Form, LANES, LINE, Scales};
+use formats::quant::IQ4_STEPS;
 use std::arch::x86_64::*;
 
 /// Outputs of a register.
@@ -28,6 +29,10 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
                 (4, Scales::Super) => tile_of::<4, { Scales::Super as u8 }>(tile, column, out),
                 (5, Scales::Super) => tile_of::<5, { Scales::Super as u8 }>(tile, column, out),
                 (6, Scales::Halves) => tile_of::<6, { Scales::Halves as u8 }>(tile, column, out),
+                (2, Scales::HalvesMinimum) => tile_of::<2, { Scales::HalvesMinimum as u8 }>(tile, column, out),
+                (3, Scales::Halves) => tile_of::<3, { Scales::Halves as u8 }>(tile, column, out),
+                (4, Scales::Steps) => tile_of::<4, { Scales::Steps as u8 }>(tile, column, out),
+                (4, Scales::SuperSteps) => tile_of::<4, { Scales::SuperSteps as u8 }>(tile, column, out),
                 (bits, scales) => unreachable!("no encoding has {bits} bits and {scales:?}"),
             }
         }
@@ -47,7 +52,7 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: 
             let unit = tile.panel.as_ptr().add(unit);
             let lines = unit.add(form.scale_bytes() + i * form.code_bytes() + 4 * column);
             let (scale, minimum) = scales_of(form.scales, unit, i, column);
-            (unpack::<BITS>(lines), scale, minimum)
+            (unpack::<BITS, SCALES>(lines), scale, minimum)
         };
         for (sum, x) in sums.iter_mut().zip(left) {
             add(sum, form, &codes, scale, minimum, x);
@@ -60,14 +65,21 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8>(tile: &Tile<'_>, column: 
 /// One row's products with a block.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add(sum: &mut __m256, form: Form, codes: &[__m256i; 8], scale: [__m256; 2], minimum: Option<__m256>, x: &Rounded) {
+fn add(
+    sum: &mut __m256,
+    form: Form,
+    codes: &[__m256i; 8],
+    scale: [__m256; 2],
+    minimum: Option<[__m256; 2]>,
+    x: &Rounded,
+) {
     let q: &[i32; 8] = bytemuck::cast_ref(&x.q);
-    let ones = _mm256_set1_epi16(1);
+    let (ones, signed) = (_mm256_set1_epi16(1), form.offset() == 128);
     let dots = |start: i32, words: std::ops::Range<usize>| {
         let mut dots = _mm256_set1_epi32(start);
         for word in words.step_by(2) {
             let (a, b) = (_mm256_set1_epi32(q[word]), _mm256_set1_epi32(q[word + 1]));
-            if form.bits == 8 {
+            if signed {
                 for (code, x) in [(codes[word], a), (codes[word + 1], b)] {
                     let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
                     dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, ones));
@@ -80,31 +92,32 @@ fn add(sum: &mut __m256, form: Form, codes: &[__m256i; 8], scale: [__m256; 2], m
         _mm256_cvtepi32_ps(dots)
     };
     let d = _mm256_set1_ps(x.scale);
-    match form.scales {
-        Scales::Halves => {
-            for half in 0..2 {
-                let dots = dots(x.half_start[half], 4 * half..4 * half + 4);
-                *sum = _mm256_fmadd_ps(dots, _mm256_mul_ps(scale[half], d), *sum);
-            }
+    if form.scales.in_halves() {
+        for half in 0..2 {
+            let dots = dots(x.half_start(half, form.offset()), 4 * half..4 * half + 4);
+            *sum = _mm256_fmadd_ps(dots, _mm256_mul_ps(scale[half], d), *sum);
         }
-        scales => {
-            let signed = !matches!(scales, Scales::Offset) || form.bits == 8;
-            let start = if signed { 0 } else { x.start[Rounded::index_of_start(form.bits)] };
-            *sum = _mm256_fmadd_ps(dots(start, 0..8), _mm256_mul_ps(scale[0], d), *sum);
-        }
+    } else {
+        let start = if signed || form.offset() == 0 { 0 } else { x.start[Rounded::index_of_start(form.offset())] };
+        *sum = _mm256_fmadd_ps(dots(start, 0..8), _mm256_mul_ps(scale[0], d), *sum);
     }
-    if let Some(minimum) = minimum {
-        *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
+    match minimum {
+        Some(minimum) if form.scales.in_halves() => {
+            *sum = _mm256_fmadd_ps(minimum[0], _mm256_set1_ps(x.half_sum(0)), *sum);
+            *sum = _mm256_fmadd_ps(minimum[1], _mm256_set1_ps(x.half_sum(1)), *sum);
+        }
+        Some(minimum) => *sum = _mm256_fmadd_ps(minimum[0], _mm256_set1_ps(x.sum), *sum),
+        None => {}
     }
 }
 
-/// The codes of a block, a register a word; those of eight bits signed.
+/// The codes of a block, a register a word; those of eight bits signed, and steps in place of their numbers.
 ///
 /// # Safety
 /// Half of each of `BITS` lines is behind `lines`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn unpack<const BITS: usize>(lines: *const u8) -> [__m256i; 8] {
+unsafe fn unpack<const BITS: usize, const SCALES: u8>(lines: *const u8) -> [__m256i; 8] {
     // SAFETY: as the caller promises.
     let line = |line: usize| unsafe { _mm256_loadu_si256(lines.add(line * LINE).cast()) };
     let mut codes = [_mm256_setzero_si256(); 8];
@@ -114,24 +127,40 @@ unsafe fn unpack<const BITS: usize>(lines: *const u8) -> [__m256i; 8] {
         }
         return codes;
     }
+    let moved = |bits: __m256i, from: usize, to: usize| {
+        // A shift of 16-bit lanes, whose strays a mask removes.
+        if from < to {
+            _mm256_sll_epi16(bits, _mm_cvtsi32_si128((to - from) as i32))
+        } else {
+            _mm256_srl_epi16(bits, _mm_cvtsi32_si128((from - to) as i32))
+        }
+    };
+    if BITS < 4 {
+        for word in 0..8 {
+            codes[word] = _mm256_and_si256(moved(line(word / 4), word % 4 * 2, 0), _mm256_set1_epi8(3));
+            if BITS == 3 {
+                let third = _mm256_and_si256(moved(line(2), word, 2), _mm256_set1_epi8(4));
+                codes[word] = _mm256_or_si256(codes[word], third);
+            }
+        }
+        return codes;
+    }
     let low = _mm256_set1_epi8(15);
     for word in 0..4 {
         let both = line(word);
         codes[word] = _mm256_and_si256(both, low);
         codes[word + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
     }
-    // The upper bits of word `w` stand at bit `at` of their line and go to bit 4: by a shift of 16-bit lanes, whose strays
-    // the mask removes.
+    if Scales::ALL[SCALES as usize].in_steps() {
+        // SAFETY: there are sixteen steps.
+        let steps = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(IQ4_STEPS.as_ptr().cast()) });
+        return codes.map(|code| _mm256_shuffle_epi8(steps, code));
+    }
     let (upper, words, mask) = if BITS == 6 { (2, 4, 48) } else { (1, 8, 16) };
     if BITS > 4 {
         for word in 0..8 {
-            let (bits, at) = (line(4 + word / words), upper * (word % words) as i32);
-            let moved = if at < 4 {
-                _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - at))
-            } else {
-                _mm256_srl_epi16(bits, _mm_cvtsi32_si128(at - 4))
-            };
-            codes[word] = _mm256_or_si256(codes[word], _mm256_and_si256(moved, _mm256_set1_epi8(mask)));
+            let bits = moved(line(4 + word / words), upper * (word % words), 4);
+            codes[word] = _mm256_or_si256(codes[word], _mm256_and_si256(bits, _mm256_set1_epi8(mask)));
         }
     }
     codes
@@ -143,7 +172,7 @@ unsafe fn unpack<const BITS: usize>(lines: *const u8) -> [__m256i; 8] {
 /// The scales of a unit are behind `unit`.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize, column: usize) -> ([__m256; 2], Option<__m256>) {
+unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize, column: usize) -> ([__m256; 2], Option<[__m256; 2]>) {
     // SAFETY: as the caller promises; all places are within the unit's scales.
     unsafe {
         let halves = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(unit.add(at + 2 * column).cast()));
@@ -151,14 +180,22 @@ unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize, column: usize) ->
         let unsigned = |at: usize| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(small(at)));
         let signed = |at: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(small(at)));
         match scales {
-            Scales::Offset => ([halves(32 * i); 2], None),
-            Scales::Minimum => ([halves(0); 2], Some(halves(32))),
+            Scales::Offset | Scales::Steps => ([halves(32 * i); 2], None),
+            Scales::Minimum => ([halves(0); 2], Some([halves(32); 2])),
             Scales::Super => {
                 let minimum = _mm256_mul_ps(halves(32), unsigned(LANES));
                 let minus = _mm256_xor_ps(minimum, _mm256_set1_ps(-0.0));
-                ([_mm256_mul_ps(halves(0), unsigned(0)); 2], Some(minus))
+                ([_mm256_mul_ps(halves(0), unsigned(0)); 2], Some([minus; 2]))
             }
             Scales::Halves => ([0, LANES].map(|at| _mm256_mul_ps(halves(0), signed(at))), None),
+            Scales::HalvesMinimum => {
+                let of =
+                    |bytes: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))));
+                let scale = [0, LANES].map(|at| _mm256_mul_ps(halves(0), of(small(at))));
+                let minimum = [0, LANES].map(|at| _mm256_mul_ps(halves(32), of(_mm_srli_epi16::<4>(small(at)))));
+                (scale, Some(minimum.map(|minimum| _mm256_xor_ps(minimum, _mm256_set1_ps(-0.0)))))
+            }
+            Scales::SuperSteps => ([_mm256_mul_ps(halves(0), signed(0)); 2], None),
         }
     }
 }

@@ -4,7 +4,8 @@ use super::form::{BLOCK, BlockScales, Form, LANES, LINE, Scales};
 use backend::Encoding;
 use bytemuck::AnyBitPattern;
 use formats::quant::{
-    BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, F16, k_scale_and_minimum,
+    BlockIq4Nl, BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K,
+    BlockQ6K, BlockQ8_0, F16, IQ4_STEPS, k_scale_and_minimum,
 };
 
 /// Writes one output of a panel.
@@ -43,6 +44,29 @@ pub(super) fn pack_row(encoding: Encoding, row: &[u8], panel: &mut [u8], lane: u
                 let scales = [block.scales[2 * i] as u8, block.scales[2 * i + 1] as u8];
                 w.small(8 * u + i, scales);
                 w.codes(8 * u + i, block.codes(i));
+            }
+        }),
+        Encoding::Q2K => w.each(row, |w, u, block: &BlockQ2K| {
+            w.half(8 * u, 0, block.scale);
+            w.half(8 * u, 32, block.minimum);
+            for i in 0..8 {
+                w.small(8 * u + i, [block.scales[2 * i], block.scales[2 * i + 1]]);
+                w.codes(8 * u + i, block.codes(i));
+            }
+        }),
+        Encoding::Q3K => w.each(row, |w, u, block: &BlockQ3K| {
+            w.half(8 * u, 0, block.scale);
+            for i in 0..8 {
+                w.small(8 * u + i, [2 * i, 2 * i + 1].map(|g| block.group_scale(g) as u8));
+                w.codes(8 * u + i, block.codes(i));
+            }
+        }),
+        Encoding::Iq4Nl => w.each(row, |w, b, block: &BlockIq4Nl| w.offset_block(b, block.scale, block.codes())),
+        Encoding::Iq4Xs => w.each(row, |w, u, block: &BlockIq4Xs| {
+            w.half(8 * u, 0, block.scale);
+            for g in 0..8 {
+                w.small(8 * u + g, [block.group_scale(g) as u8, 0]);
+                w.codes(8 * u + g, block.codes(g));
             }
         }),
         Encoding::F32 | Encoding::F16 | Encoding::Bf16 => unreachable!("{encoding:?} has no form"),
@@ -107,6 +131,12 @@ impl Writer<'_> {
             let mut put = |line: usize, bits: u8, shift: usize| lines[line * LINE + t] |= bits << shift;
             match self.form.bits {
                 8 => put(word, code, 0),
+                bits @ (2 | 3) => {
+                    put(word / 4, code & 3, word % 4 * 2);
+                    if bits == 3 {
+                        put(2, code >> 2, word);
+                    }
+                }
                 bits => {
                     put(word % 4, code & 15, word / 4 * 4);
                     match bits {
@@ -120,15 +150,17 @@ impl Writer<'_> {
     }
 }
 
-/// The codes of one output of a block, k ascending.
+/// The codes of one output of a block, k ascending; where they are numbers of steps, the steps with 128 added.
 pub(super) fn codes(form: Form, panel: &[u8], block: usize, lane: usize) -> [u8; BLOCK] {
     let (unit, i) = form.unit(block);
     let lines = &panel[unit + form.scale_bytes() + i * form.code_bytes() + 4 * lane..];
     std::array::from_fn(|k| {
         let (word, t) = (k / 4, k % 4);
         let get = |line: usize, shift: usize, mask: u8| lines[line * LINE + t] >> shift & mask;
-        match form.bits {
+        let code = match form.bits {
             8 => get(word, 0, 255),
+            2 => get(word / 4, word % 4 * 2, 3),
+            3 => get(word / 4, word % 4 * 2, 3) | get(2, word, 1) << 2,
             bits => {
                 let upper = match bits {
                     5 => get(4, word, 1),
@@ -137,7 +169,8 @@ pub(super) fn codes(form: Form, panel: &[u8], block: usize, lane: usize) -> [u8;
                 };
                 get(word % 4, word / 4 * 4, 15) | upper << 4
             }
-        }
+        };
+        if form.scales.in_steps() { IQ4_STEPS[usize::from(code)] as u8 ^ 0x80 } else { code }
     })
 }
 
@@ -147,16 +180,21 @@ pub(super) fn scales(form: Form, panel: &[u8], block: usize, lane: usize) -> Blo
     let half = |at: usize| F16([panel[unit + at + 2 * lane], panel[unit + at + 2 * lane + 1]]).to_f32();
     let small = |at: usize| panel[unit + LINE + 32 * i + at + lane];
     match form.scales {
-        Scales::Offset => BlockScales { scale: [half(32 * i); 2], minimum: None },
-        Scales::Minimum => BlockScales { scale: [half(0); 2], minimum: Some(half(32)) },
+        Scales::Offset | Scales::Steps => BlockScales { scale: [half(32 * i); 2], minimum: None },
+        Scales::Minimum => BlockScales { scale: [half(0); 2], minimum: Some([half(32); 2]) },
         Scales::Super => {
             // Products of 11 and 6 bits are exact in f32.
             let minimum = -(half(32) * f32::from(small(LANES)));
-            BlockScales { scale: [half(0) * f32::from(small(0)); 2], minimum: Some(minimum) }
+            BlockScales { scale: [half(0) * f32::from(small(0)); 2], minimum: Some([minimum; 2]) }
         }
         Scales::Halves => {
             BlockScales { scale: [0, LANES].map(|at| half(0) * f32::from(small(at) as i8)), minimum: None }
         }
+        Scales::HalvesMinimum => BlockScales {
+            scale: [0, LANES].map(|at| half(0) * f32::from(small(at) & 15)),
+            minimum: Some([0, LANES].map(|at| -(half(32) * f32::from(small(at) >> 4)))),
+        },
+        Scales::SuperSteps => BlockScales { scale: [half(0) * f32::from(small(0) as i8); 2], minimum: None },
     }
 }
 
@@ -167,7 +205,7 @@ pub(super) fn unpack_row(form: Form, panel: &[u8], lane: usize, out: &mut [f32])
         let codes = codes(form, panel, block, lane);
         for (k, out) in out.iter_mut().enumerate() {
             let value = scale[k / 16] * f32::from(i16::from(codes[k]) - i16::from(form.offset()));
-            *out = minimum.map_or(value, |minimum| value + minimum);
+            *out = minimum.map_or(value, |minimum| value + minimum[k / 16]);
         }
     }
 }

@@ -49,14 +49,19 @@ fn loops(sums: &mut [[f32; LANES]; MR], tile: &Tile<'_>) {
                     range.map(|k| (i32::from(codes[k]) - offset) * i32::from(x.q[k])).sum()
                 };
                 let sum = &mut sums[output];
-                if tile.form.scales == Scales::Halves {
+                if tile.form.scales.in_halves() {
                     *sum = (dot(0..16) as f32).mul_add(scale[0] * x.scale, *sum);
                     *sum = (dot(16..32) as f32).mul_add(scale[1] * x.scale, *sum);
                 } else {
                     *sum = (dot(0..32) as f32).mul_add(scale[0] * x.scale, *sum);
                 }
-                if let Some(minimum) = minimum {
-                    *sum = minimum.mul_add(x.sum, *sum);
+                match minimum {
+                    Some(minimum) if tile.form.scales == Scales::HalvesMinimum => {
+                        *sum = minimum[0].mul_add(x.half_sum(0), *sum);
+                        *sum = minimum[1].mul_add(x.half_sum(1), *sum);
+                    }
+                    Some(minimum) => *sum = minimum[0].mul_add(x.sum, *sum),
+                    None => {}
                 }
             }
         }

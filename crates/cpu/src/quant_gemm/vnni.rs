@@ -10,6 +10,7 @@
 use super::Tile;
 use super::activations::{MR, Rounded};
 use super::form::{Form, LANES, LINE, Scales};
+use formats::quant::IQ4_STEPS;
 use std::arch::x86_64::*;
 
 /// Bytes ahead that the lines of a panel are fetched where it comes from memory: for one row into the first cache, for
@@ -50,6 +51,10 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
         (4, Scales::Super) => of_form!(4, Super),
         (5, Scales::Super) => of_form!(5, Super),
         (6, Scales::Halves) => of_form!(6, Halves),
+        (2, Scales::HalvesMinimum) => of_form!(2, HalvesMinimum),
+        (3, Scales::Halves) => of_form!(3, Halves),
+        (4, Scales::Steps) => of_form!(4, Steps),
+        (4, Scales::SuperSteps) => of_form!(4, SuperSteps),
         (bits, scales) => unreachable!("no encoding has {bits} bits and {scales:?}"),
     }
 }
@@ -59,9 +64,9 @@ pub(super) unsafe fn tile(tile: &Tile<'_>, out: (*mut f32, usize)) {
 
 /// Starts a row's integer sums at a number of its activations: the offset of the codes, times their sum.
 macro_rules! start {
-    ($dots:ident, $left:ident, $field:ident[$index:expr]) => {
+    ($dots:ident, $left:ident, $start:expr) => {
         for row in 0..H {
-            $dots[row] = _mm512_set1_epi32((*$left.add(row)).$field[$index]);
+            $dots[row] = _mm512_set1_epi32($start(&*$left.add(row)));
         }
     };
 }
@@ -70,7 +75,7 @@ macro_rules! start {
 macro_rules! multiply {
     ($dots:ident, $left:ident, $codes:ident, $words:expr) => {
         for word in $words {
-            let code = code::<BITS>($codes, word);
+            let code = code::<BITS, SCALES>($codes, word);
             for row in 0..H {
                 let x = _mm512_set1_epi32((*$left.add(row)).q.as_ptr().cast::<i32>().add(word).read());
                 $dots[row] = _mm512_dpbusd_epi32($dots[row], code, x);
@@ -107,19 +112,19 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8, const H: usize>(tile: &Ti
                 let from = if i == 0 { unit_at } else { codes_at };
                 fetch::<H>(panel.wrapping_add(from), codes_at + form.code_bytes() - from);
             }
-            let minimum = if let Scales::Halves = form.scales {
-                start!(dots, left, half_start[0]);
+            let minimum = if form.scales.in_halves() {
+                start!(dots, left, |x: &Rounded| x.half_start(0, form.offset()));
                 multiply!(dots, left, codes, 0..4);
                 // Behind the products, when registers are free.
                 let (scales, minimum) = scales_of(form.scales, unit, i);
                 add!(sums, dots, scales[0], left);
-                start!(dots, left, half_start[1]);
+                start!(dots, left, |x: &Rounded| x.half_start(1, form.offset()));
                 multiply!(dots, left, codes, 4..8);
                 add!(sums, dots, scales[1], left);
                 minimum
             } else {
-                if let Scales::Offset = form.scales {
-                    start!(dots, left, start[Rounded::index_of_start(BITS)]);
+                if form.offset() > 0 {
+                    start!(dots, left, |x: &Rounded| x.start[Rounded::index_of_start(form.offset())]);
                 }
                 // Words of one line stand together.
                 multiply!(dots, left, codes, [0, 4, 1, 5, 2, 6, 3, 7]);
@@ -129,8 +134,13 @@ unsafe fn tile_of<const BITS: usize, const SCALES: u8, const H: usize>(tile: &Ti
             };
             if let Some(minimum) = minimum {
                 for row in 0..H {
-                    let sum = _mm512_set1_ps((*left.add(row)).sum);
-                    sums[row] = _mm512_fmadd_ps(minimum, sum, sums[row]);
+                    let x = &*left.add(row);
+                    if form.scales.in_halves() {
+                        sums[row] = _mm512_fmadd_ps(minimum[0], _mm512_set1_ps(x.half_sum(0)), sums[row]);
+                        sums[row] = _mm512_fmadd_ps(minimum[1], _mm512_set1_ps(x.half_sum(1)), sums[row]);
+                    } else {
+                        sums[row] = _mm512_fmadd_ps(minimum[0], _mm512_set1_ps(x.sum), sums[row]);
+                    }
                 }
             }
             left = left.add(H);
@@ -154,20 +164,42 @@ fn fetch<const H: usize>(panel: *const u8, bytes: usize) {
     }
 }
 
-/// The codes of one word of a block.
+/// The codes of one word of a block; where they are numbers of steps, the steps with 128 added.
 ///
 /// # Safety
 /// `lines` are `BITS` lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn code<const BITS: usize>(lines: *const u8, word: usize) -> __m512i {
+unsafe fn code<const BITS: usize, const SCALES: u8>(lines: *const u8, word: usize) -> __m512i {
     // SAFETY: as the caller promises.
     let line = |line: usize| unsafe { _mm512_loadu_si512(lines.add(line * LINE).cast()) };
     if BITS == 8 {
         return line(word);
     }
+    if BITS < 4 {
+        // Bits `2·(word mod 4)` to 0.
+        let bits = line(word / 4);
+        let moved = match word % 4 {
+            0 => bits,
+            1 => _mm512_srli_epi16::<2>(bits),
+            2 => _mm512_srli_epi16::<4>(bits),
+            _ => _mm512_srli_epi16::<6>(bits),
+        };
+        let code = _mm512_and_si512(moved, _mm512_set1_epi8(3));
+        if BITS == 2 {
+            return code;
+        }
+        let third = _mm512_srli_epi16::<2>(shifted(line(2), word));
+        return _mm512_ternarylogic_epi32::<OR_AND>(code, third, _mm512_set1_epi8(4));
+    }
     let (both, low) = (line(word % 4), _mm512_set1_epi8(15));
     let code = _mm512_and_si512(if word < 4 { both } else { _mm512_srli_epi16::<4>(both) }, low);
+    if Scales::ALL[SCALES as usize].in_steps() {
+        // SAFETY: there are sixteen steps.
+        let steps = unsafe { _mm_loadu_si128(IQ4_STEPS.as_ptr().cast()) };
+        let offset_steps = _mm_xor_si128(steps, _mm_set1_epi8(i8::MIN));
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(offset_steps), code);
+    }
     if BITS == 4 {
         return code;
     }
@@ -203,7 +235,7 @@ fn shifted(bits: __m512i, from: usize) -> __m512i {
 /// The scales of a unit are behind `unit`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,f16c")]
-unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize) -> ([__m512; 2], Option<__m512>) {
+unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize) -> ([__m512; 2], Option<[__m512; 2]>) {
     // SAFETY: as the caller promises; all places are within the unit's scales.
     unsafe {
         let halves = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(unit.add(at).cast()));
@@ -211,14 +243,22 @@ unsafe fn scales_of(scales: Scales, unit: *const u8, i: usize) -> ([__m512; 2], 
         let unsigned = |at: usize| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(small(at)));
         let signed = |at: usize| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(small(at)));
         match scales {
-            Scales::Offset => ([halves(32 * i); 2], None),
-            Scales::Minimum => ([halves(0); 2], Some(halves(32))),
+            Scales::Offset | Scales::Steps => ([halves(32 * i); 2], None),
+            Scales::Minimum => ([halves(0); 2], Some([halves(32); 2])),
             Scales::Super => {
                 let minimum = _mm512_mul_ps(halves(32), unsigned(LANES));
                 let minus = _mm512_xor_ps(minimum, _mm512_set1_ps(-0.0));
-                ([_mm512_mul_ps(halves(0), unsigned(0)); 2], Some(minus))
+                ([_mm512_mul_ps(halves(0), unsigned(0)); 2], Some([minus; 2]))
             }
             Scales::Halves => ([0, LANES].map(|at| _mm512_mul_ps(halves(0), signed(at))), None),
+            Scales::HalvesMinimum => {
+                let of =
+                    |bytes: __m128i| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))));
+                let scale = [0, LANES].map(|at| _mm512_mul_ps(halves(0), of(small(at))));
+                let minimum = [0, LANES].map(|at| _mm512_mul_ps(halves(32), of(_mm_srli_epi16::<4>(small(at)))));
+                (scale, Some(minimum.map(|minimum| _mm512_xor_ps(minimum, _mm512_set1_ps(-0.0)))))
+            }
+            Scales::SuperSteps => ([_mm512_mul_ps(halves(0), signed(0)); 2], None),
         }
     }
 }

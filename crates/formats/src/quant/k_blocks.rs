@@ -15,6 +15,11 @@ fn four_bits(packed: &[u8; 128], v: usize) -> u8 {
 }
 
 impl BlockQ2K {
+    /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…3.
+    pub fn codes(&self, pair: usize) -> [u8; 32] {
+        std::array::from_fn(|i| two_bits(&self.q, 32 * pair + i))
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
@@ -27,8 +32,13 @@ impl BlockQ2K {
 }
 
 impl BlockQ3K {
+    /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…7.
+    pub fn codes(&self, pair: usize) -> [u8; 32] {
+        std::array::from_fn(|i| two_bits(&self.q, 32 * pair + i) | (self.high[i] >> pair & 1) << 2)
+    }
+
     /// Scale of group `g < 16`, −32…31.
-    fn group_scale(&self, g: usize) -> i8 {
+    pub fn group_scale(&self, g: usize) -> i8 {
         let low = self.scales[g % 8] >> (g / 8 * 4) & 15;
         let high = self.scales[8 + g % 4] >> (g / 4 * 2) & 3;
         (low | high << 4) as i8 - 32
@@ -38,8 +48,7 @@ impl BlockQ3K {
     pub fn decode(&self, out: &mut [f32; 256]) {
         let scale = self.scale.to_f32();
         for (v, out) in out.iter_mut().enumerate() {
-            let third = self.high[v % 32] >> (v / 32) & 1;
-            let q = (two_bits(&self.q, v) | third << 2) as i8 - 4;
+            let q = self.codes(v / 32)[v % 32] as i8 - 4;
             *out = scale * f32::from(self.group_scale(v / 16)) * f32::from(q);
         }
     }
@@ -102,14 +111,23 @@ impl BlockQ6K {
 }
 
 impl BlockIq4Xs {
+    /// Scale of group `g < 8`, −32…31.
+    pub fn group_scale(&self, g: usize) -> i8 {
+        let (low, high) =
+            (self.scales_low[g / 2] >> (g % 2 * 4) & 15, u16::from_le_bytes(self.scales_high) >> (2 * g) & 3);
+        (low | (high as u8) << 4) as i8 - 32
+    }
+
+    /// Numbers of the steps of the 32 values of group `g`.
+    pub fn codes(&self, g: usize) -> [u8; 32] {
+        nibbles(&self.q.as_chunks::<16>().0[g])
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
-        let (scale, high) = (self.scale.to_f32(), u16::from_le_bytes(self.scales_high));
-        let groups = out.as_chunks_mut::<32>().0.iter_mut().zip(self.q.as_chunks::<16>().0);
-        for (g, (out, q)) in groups.enumerate() {
-            let low = self.scales_low[g / 2] >> (g % 2 * 4) & 15;
-            let scale = scale * f32::from((low | ((high >> (2 * g) & 3) as u8) << 4) as i8 - 32);
-            *out = nibbles(q).map(|q| scale * f32::from(IQ4_STEPS[usize::from(q)]));
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let scale = self.scale.to_f32() * f32::from(self.group_scale(g));
+            *out = self.codes(g).map(|q| scale * f32::from(IQ4_STEPS[usize::from(q)]));
         }
     }
 }

@@ -8,7 +8,7 @@ pub(super) fn nibbles(q: &[u8; 16]) -> [u8; 32] {
 }
 
 /// The opposite of [`nibbles`]; only the low four bits count.
-fn pack_nibbles(values: &[u8; 32]) -> [u8; 16] {
+pub(super) fn pack_nibbles(values: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|i| values[i] & 15 | values[i + 16] << 4)
 }
 
@@ -25,7 +25,7 @@ fn five_bits(q: &[u8; 16], high: [u8; 4]) -> [u8; 32] {
 }
 
 /// `1 / scale`, and 0 for a block of zeros.
-fn inverse(scale: f32) -> f32 {
+pub(super) fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
@@ -147,9 +147,14 @@ impl BlockQ5_1 {
 }
 
 impl BlockIq4Nl {
+    /// Numbers of the steps of the 32 values.
+    pub fn codes(&self) -> [u8; 32] {
+        nibbles(&self.q)
+    }
+
     /// The values.
     pub fn decode(&self, out: &mut [f32; 32]) {
         let scale = self.scale.to_f32();
-        *out = nibbles(&self.q).map(|q| scale * f32::from(IQ4_STEPS[usize::from(q)]));
+        *out = self.codes().map(|q| scale * f32::from(IQ4_STEPS[usize::from(q)]));
     }
 }

@@ -237,8 +237,15 @@ const fn file_type(encoding: Encoding) -> u32 {
         Encoding::Q8_0 => 7,
         Encoding::Q5_0 => 8,
         Encoding::Q5_1 => 9,
+        // llama.cpp's numbers name mixtures here: those of its plainest, without added bits.
+        Encoding::Q2K => 10,
+        Encoding::Q3K => 11,
+        Encoding::Q4K => 14,
+        Encoding::Q5K => 16,
+        Encoding::Q6K => 18,
+        Encoding::Iq4Nl => 25,
+        Encoding::Iq4Xs => 30,
         Encoding::Bf16 => 32,
-        _ => 1024, // "guessed"
     }
 }
 

@@ -1,14 +1,25 @@
-//! The logits of a model on a fixed text of token ids, and how far two models are apart.
+//! The logits of a model on a text of token ids, and how far two models are apart.
 
-use crate::{Activations, Batch, Model, ModelError, pass};
-use backend::{Backend, Rows, Sequences};
+use crate::{Config, Model, ModelError, text_logits};
+use backend::Backend;
 
-/// 32 tokens: enough positions for a wrong rotation to show, and still a second's work for the scalar level.
+/// Tokens of the fixed probe: enough positions for a wrong rotation to show, and still a second's work for the scalar
+/// level.
 const TOKENS: usize = 32;
+/// Tokens that a forward pass takes at most; a longer text is cut into such windows.
+const WINDOW: usize = 256;
 
-/// Logits of every token of the probe, `tokens × vocab`.
+/// The fixed probe, which is no text: ids scattered over the vocabulary. 7919 is a prime, so few repeat.
+pub(super) fn scattered_ids(config: &Config) -> Vec<u32> {
+    let tokens = TOKENS.min(config.context);
+    (0..tokens).map(|token| ((token * 7919 + 13) % config.vocab) as u32).collect()
+}
+
+/// Logits of every token of a text, `tokens × vocab`.
 pub(super) struct Logits {
     pub(super) tokens: usize,
+    /// Tokens of a window: where the next one is, is nothing predicted from the last.
+    window: usize,
     vocab: usize,
     values: Vec<f32>,
 }
@@ -23,29 +34,25 @@ pub(super) struct Difference {
     pub(super) kl_divergence: f64,
 }
 
-/// Runs the probe through a model and frees it.
-pub(super) fn logits_of(b: &dyn Backend, model: Model) -> Result<Logits, ModelError> {
-    let logits = run(b, &model);
+/// Runs a text through a model and frees it.
+pub(super) fn logits_of(b: &dyn Backend, model: Model, ids: &[u32]) -> Result<Logits, ModelError> {
+    let (window, vocab) = (WINDOW.min(model.config.context), model.config.vocab);
+    let values = ids.chunks(window).map(|ids| text_logits(b, &model, ids)).collect::<Result<Vec<_>, _>>();
     model.free(b);
-    logits
-}
-
-fn run(b: &dyn Backend, model: &Model) -> Result<Logits, ModelError> {
-    let (tokens, vocab) = (TOKENS.min(model.config.context), model.config.vocab);
-    // Ids scattered over the vocabulary: 7919 is a prime, so few repeat.
-    let ids: Vec<u32> = (0..tokens).map(|token| ((token * 7919 + 13) % vocab) as u32).collect();
-    let acts = Activations::inference(b, &model.config, tokens, tokens, tokens)?;
-    let batch = Batch::new(b, Sequences { batch: 1, tokens }, false)?;
-    b.write_ids(batch.ids, 0, &ids);
-    pass::forward(b, model, &acts, &batch);
-    let mut values = vec![0.0; tokens * vocab];
-    b.read(pass::logits(b, model, &acts, 0, Rows::prompt(tokens)), 0, &mut values);
-    batch.free(b);
-    acts.free(b);
-    Ok(Logits { tokens, vocab, values })
+    Ok(Logits { tokens: ids.len(), window, vocab, values: values?.concat() })
 }
 
 impl Logits {
+    /// `exp` of the mean of −log p(next token): the windows' first tokens are predicted from nothing and left out.
+    pub(super) fn perplexity(&self, ids: &[u32]) -> f64 {
+        let windows = ids.chunks(self.window).zip(self.values.chunks(self.window * self.vocab));
+        let nats: Vec<f64> = windows
+            .flat_map(|(ids, rows)| ids[1..].iter().zip(rows.chunks(self.vocab)))
+            .map(|(&next, row)| log_sum_exp(row) - f64::from(row[next as usize]))
+            .collect();
+        (nats.iter().sum::<f64>() / nats.len().max(1) as f64).exp()
+    }
+
     /// How far `other` is from this.
     pub(super) fn compare(&self, other: &Self) -> Difference {
         let (mut largest, mut squares, mut spread, mut kl_divergence) = (0f64, 0.0, 0.0, 0.0);

@@ -73,8 +73,8 @@ fn every_export_is_read_back_and_agrees() {
             assert_eq!(bits(&b, &loaded) == bits(&b, &parameters), encoding == Encoding::F32, "{report:?}");
             assert_eq!(report.max_logit_difference == 0.0, encoding == Encoding::F32);
         }
-        for name in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] {
-            let encoding = Encoding::parse(name).unwrap();
+        for encoding in Encoding::ALL {
+            let name = encoding.to_string();
             let out = dir.join(format!("{name}.gguf"));
             let entries = [("general.name".to_string(), Value::String("small".into()))];
             let report = export::to_gguf(&b, &folder, encoding, &out, &entries).unwrap();
