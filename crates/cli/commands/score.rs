@@ -6,9 +6,9 @@ use crate::output;
 use crate::progress::ScoreProgress;
 use anyhow::{Result, bail};
 use clap::Args;
-use formats::file;
+use formats::{Encoding, StoredTensor, file, quant, safetensors};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Log-probability of each token of a text, perplexity, bits per byte
 #[derive(Args)]
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 Examples:
   slm score --model runs/tiny --text README.md
   slm score --model model.gguf --text wiki.test.raw --rolling --window 512 --stride 256 --summary
+  slm score --model model.gguf --text page.txt --dtype f32 --logits logits.safetensors --summary
   slm score --model stories260K.bin --ids ids.json --dtype f32 --json")]
 pub(crate) struct Arguments {
     /// A run folder, Hugging Face folder, GGUF file or llama2.c file
@@ -39,6 +40,9 @@ pub(crate) struct Arguments {
     /// Tokens between the beginnings of two windows, each of which predicts its last so many [default: the window's]
     #[arg(long, value_name = "N", requires = "rolling")]
     stride: Option<usize>,
+    /// Write the logits behind each token to a safetensors file, which must not exist: `logits`, tokens × vocabulary, f32
+    #[arg(long, value_name = "FILE", conflicts_with = "rolling")]
+    logits: Option<PathBuf>,
     /// Leave out the tokens, and print what they come to
     #[arg(long)]
     summary: bool,
@@ -88,6 +92,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     } else {
         infer::score(&cpu, &model, &ids)?
     };
+    // Scoring has seen that the ids are the model's and fit its context.
+    if let Some(path) = &arguments.logits {
+        write_logits(path, &model::text_logits(&cpu, &model, &ids)?, ids.len())?;
+    }
     let nats = Mean::of(logprobs.iter().flatten().map(|&logprob| -f64::from(logprob)));
     let scores = Scores {
         tokens,
@@ -102,6 +110,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         ids: (!arguments.summary).then_some(ids),
     };
     print(&arguments, &scores)
+}
+
+/// `logits`, `tokens × vocab`.
+fn write_logits(path: &Path, logits: &[f32], tokens: usize) -> Result<()> {
+    if file::exists(path) {
+        bail!("{} is already there; name another file, or remove it", path.display());
+    }
+    let bytes = quant::encode(Encoding::F32, logits)?;
+    let shape = vec![tokens, logits.len() / tokens];
+    let tensor = StoredTensor { name: "logits".into(), encoding: Encoding::F32, shape, bytes: &bytes };
+    Ok(safetensors::write(path, &[tensor], &safetensors::Metadata::new())?)
 }
 
 /// A mean and its standard error.
