@@ -226,8 +226,9 @@ impl<'b> ContinuationScorer<'b> {
         self.b.read(losses, 0, &mut values);
         for (place, loss) in places.iter().zip(values) {
             if !loss.is_finite() {
-                let position = continuations[place.continuation].inputs.len() - 1;
-                return Err(InferError::NotFinite { position });
+                let inputs = continuations[place.continuation].inputs;
+                let error = InferError::NotFinite { position: inputs.len() - 1, first: None };
+                return Err(error.located(self.b, self.model, inputs));
             }
             scores[place.continuation].log_probability -= f64::from(loss);
         }

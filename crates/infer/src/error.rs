@@ -1,6 +1,7 @@
 //! What can go wrong in inference.
 
-use backend::BackendError;
+use backend::{Backend, BackendError};
+use model::{Model, Stage};
 
 /// Why text could not be generated or scored.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +77,14 @@ pub enum InferError {
     },
     /// Logits that are not numbers.
     #[error(
-        "the model's logits at position {position} are not finite numbers; its weights are damaged or overflow in this precision: try --dtype f32 or another copy of the model"
+        "the model's logits at position {position} are not finite numbers{}; its weights are damaged or overflow in this precision: try --dtype f32 or another copy of the model",
+        first.map(|stage| format!(", and of its parts {stage} is the first whose output is not")).unwrap_or_default()
     )]
     NotFinite {
         /// Position of the row, from 0.
         position: usize,
+        /// Where numbers first stop being numbers, once [`InferError::located`] has looked.
+        first: Option<Stage>,
     },
     /// A text longer than the model's context.
     #[error(
@@ -104,4 +108,20 @@ pub enum InferError {
         /// The target's.
         target: String,
     },
+}
+
+impl InferError {
+    /// The error with the first part of `model` that does not give numbers, where logits were none: a pass over `ids`, the
+    /// text that was read, looks at every layer's output.
+    pub(crate) fn located(self, b: &dyn Backend, model: &Model, ids: &[u32]) -> Self {
+        match self {
+            Self::NotFinite { position, first: None } if !ids.is_empty() => {
+                let read = &ids[..ids.len().min(model.config.context)];
+                // Without memory for a second look the first finding stands.
+                let first = model::first_not_finite(b, model, read).ok().flatten();
+                Self::NotFinite { position, first }
+            }
+            other => other,
+        }
+    }
 }

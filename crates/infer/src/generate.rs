@@ -119,7 +119,8 @@ pub fn generate(
     if options.max_tokens == 0 {
         return Ok(text.outcome(StopReason::MaxTokens));
     }
-    let first = text.sampler.sample(target.prefill(prompt)?, prompt)?;
+    let first = target.prefill(prompt).and_then(|logits| text.sampler.sample(logits, prompt));
+    let first = first.map_err(|error| target.located(error, prompt))?;
     text.first_token = started.elapsed();
     text.history.push(first);
     let mut flow = text.emit(first, false);
@@ -134,7 +135,8 @@ pub fn generate(
             text.draft_passes_before = drafter.pass_seconds();
         }
         loop {
-            flow = text.round(target, drafter.as_deref_mut())?;
+            let round = text.round(target, drafter.as_deref_mut());
+            flow = round.map_err(|error| target.located(error, &text.history))?;
             if let ControlFlow::Break(stop) = flow {
                 if let Some(drafter) = &drafter {
                     text.draft_seconds = drafter.pass_seconds() - text.draft_passes_before;

@@ -144,7 +144,7 @@ impl Sampler {
 
 /// The row at fault is that of the last token of `history`.
 fn not_finite(history: &[u32]) -> InferError {
-    InferError::NotFinite { position: history.len().saturating_sub(1) }
+    InferError::NotFinite { position: history.len().saturating_sub(1), first: None }
 }
 
 /// The highest logit; `None` if one is not a number, or the highest is infinite. In lanes, so that it is vectorised.

@@ -70,7 +70,7 @@ pub fn score_windows(
         let (start, targets) = (inputs.start, inputs.start + 1..inputs.end + 1);
         let done = inputs.end;
         let all = scorer.log_probabilities(&text[inputs], &text[targets]).map_err(|error| match error {
-            InferError::NotFinite { position } => InferError::NotFinite { position: start + position },
+            InferError::NotFinite { position, first } => InferError::NotFinite { position: start + position, first },
             other => other,
         })?;
         scores.extend(all[all.len() - scored..].iter().map(|&score| Some(score)));
@@ -166,7 +166,7 @@ impl<'b> Scorer<'b> {
         b.read(losses, 0, &mut scores);
         scores.iter_mut().for_each(|score| *score = -*score);
         match scores.iter().position(|score| !score.is_finite()) {
-            Some(position) => Err(InferError::NotFinite { position }),
+            Some(position) => Err(InferError::NotFinite { position, first: None }.located(b, self.model, inputs)),
             None => Ok(scores),
         }
     }

@@ -187,6 +187,11 @@ impl<'b> Session<'b> {
         self.len = self.len.min(len);
     }
 
+    /// [`InferError::located`] for this session's model.
+    pub(crate) fn located(&self, error: InferError, ids: &[u32]) -> InferError {
+        error.located(self.b, self.model, ids)
+    }
+
     fn pass(&mut self, ids: &[u32], family: Family) {
         pass::forward_cached(self.b, self.model, &self.activations, self.cache, self.len, ids, family);
         self.len += ids.len();

@@ -40,6 +40,21 @@ pub fn forward(b: &dyn Backend, model: &Model, acts: &Activations, batch: &Batch
     })
 }
 
+/// [`forward`] under the eyes of `observe`, which is given every layer's index and input, `rows × width`.
+pub(crate) fn forward_observed(
+    b: &dyn Backend,
+    model: &Model,
+    acts: &Activations,
+    batch: &Batch,
+    observe: &dyn Fn(usize, Buf),
+) -> Buf {
+    let pass = Pass::new(model, acts, Rows::prompt(batch.sequences.rows()), batch.positions);
+    run(b, model, acts, pass, batch.ids, &|layer, a| {
+        observe(layer, a.x);
+        b.attention(a.attended, a.logsumexp, a.qkv, batch.sequences, pass.heads, batch.first_key, pass.precision);
+    })
+}
+
 /// [`forward`] over the rows of a tree of sequences, those that sequences share computed once.
 ///
 /// # Panics

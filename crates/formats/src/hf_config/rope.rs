@@ -59,6 +59,7 @@ const FACTOR: &str = "a number of at least 1";
 /// Base and scaling of a config.
 pub(super) fn read(keys: &Keys<'_>) -> Result<(Option<f32>, Option<RopeScaling>), ConfigError> {
     let outer = theta(keys)?;
+    whole_heads(keys)?;
     let (name, object) = match (keys.object("rope_parameters")?, keys.object("rope_scaling")?) {
         (Some(object), _) => ("rope_parameters", object),
         (None, Some(object)) => ("rope_scaling", object),
@@ -69,6 +70,7 @@ pub(super) fn read(keys: &Keys<'_>) -> Result<(Option<f32>, Option<RopeScaling>)
         return Err(keys.wrong(name, "one set of parameters for all layers, the only form that is supported"));
     }
     let inner = theta(&object)?;
+    whole_heads(&object)?;
     if let (Some(inner), Some(outer)) = (inner, outer)
         && inner != outer
     {
@@ -81,6 +83,12 @@ pub(super) fn read(keys: &Keys<'_>) -> Result<(Option<f32>, Option<RopeScaling>)
         });
     }
     Ok((inner.or(outer), scaling(&object)?))
+}
+
+/// Refuses a share of each head: transformers rotates only that, in every architecture.
+fn whole_heads(keys: &Keys<'_>) -> Result<(), ConfigError> {
+    let whole = "1, as whole heads are rotated";
+    keys.number("partial_rotary_factor", whole, |share| share == 1.0).map(|_| ())
 }
 
 fn theta(keys: &Keys<'_>) -> Result<Option<f32>, ConfigError> {

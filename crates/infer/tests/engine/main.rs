@@ -4,6 +4,7 @@
 mod borders;
 mod common;
 mod continuations;
+mod not_finite;
 mod quantized;
 mod rollback;
 mod scoring;

@@ -35,8 +35,13 @@ fn every(interval: usize, layers: usize) -> Vec<bool> {
 fn rotated(hf: &HfConfig) -> Result<Vec<bool>, ConfigError> {
     let listed = match hf.other.get("no_rope_layers") {
         None | Some(Value::Null) => {
-            let interval = hf.other.get("no_rope_layer_interval").and_then(Value::as_u64);
-            let interval = interval.and_then(|interval| usize::try_from(interval).ok()).unwrap_or(INTERVAL);
+            let interval = match hf.other.get("no_rope_layer_interval") {
+                None | Some(Value::Null) => INTERVAL,
+                Some(stated) => match stated.as_u64().and_then(|interval| usize::try_from(interval).ok()) {
+                    Some(interval) if interval > 0 => interval,
+                    _ => return unsupported("no_rope_layer_interval", stated, "a whole number of at least 1 is"),
+                },
+            };
             return Ok(every(interval, hf.num_hidden_layers));
         }
         Some(listed) => listed,

@@ -7,3 +7,4 @@ mod batch;
 mod files;
 mod golden;
 mod passes;
+mod refusals;
