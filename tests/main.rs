@@ -1,5 +1,6 @@
 //! What a user meets: the program run from outside, and the house rules.
 
+mod decontaminate;
 mod eval;
 mod life;
 mod messages;

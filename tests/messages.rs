@@ -50,6 +50,7 @@ fn every_command_explains_itself() {
         "",
         "quickstart",
         "prepare",
+        "decontaminate",
         "tokenizer",
         "tokenizer train",
         "tokenizer encode",
@@ -195,6 +196,63 @@ fn models_are_refused_by_their_files() {
     page.refused(&lab, "a draft that is missing", &[&generate("run")[..], &["--speculate", "draft"]].concat());
     page.refused(&lab, "off and on at once", &[&generate("run")[..], &["--speculate", "off,suffix"]].concat());
     page.compare("refused_models");
+}
+
+#[test]
+fn tasks_are_refused_by_their_files() {
+    let lab = Lab::trained();
+    let mut page = Page::default();
+    let eval = |task: &'static str| ["eval", "--model", "run", "--data", "data", "--out", "out", "--tasks", task];
+    let document = "{\"question\": \"ke\", \"support\": \"\", \"distractor1\": \"a\", \"distractor2\": \"b\", \"distractor3\": \"c\", \"correct_answer\": \"d\"}\n";
+    let good = "task: mine\ndataset_path: sciq\noutput_type: generate_until\ntest_split: test\ndoc_to_text: question\ndoc_to_target: correct_answer\nmetric_list: [{metric: exact_match}]\n";
+    lab.write("data/sciq/test.jsonl", document.repeat(3));
+    for (what, old, new) in [
+        ("an unknown field", "doc_to_text", "doc_to_txt"),
+        ("an unknown kind", "generate_until", "generate_untill"),
+        ("a metric of another kind", "exact_match", "acc"),
+        ("a metric that runs programs", "exact_match", "pass_at_k"),
+        ("a Python function", "doc_to_text: question", "doc_to_text: !function utils.text"),
+        ("an unknown filter", "metric_list", "filter_list: [{name: f, filter: [{function: regx}]}]\nmetric_list"),
+        ("a bad pattern", "metric: exact_match", "metric: exact_match, regexes_to_ignore: ['(']"),
+        ("an unknown setting", "metric_list", "generation_kwargs: {beams: 4}\nmetric_list"),
+        ("a column that is not there", "doc_to_text: question", "doc_to_text: '{{questions}} {{support}}'"),
+        ("a split that is not there", "test_split: test", "test_split: dev"),
+    ] {
+        lab.write("mine.yaml", good.replace(old, new));
+        page.refused(&lab, what, &[&eval("mine")[..], &["--task-file", "mine.yaml"]].concat());
+    }
+    page.refused(&lab, "an unknown task", &eval("sqic"));
+    lab.write("data/sciq/test.jsonl", document.replace("distractor2", "distractor"));
+    page.refused(&lab, "a data file without a column", &eval("sciq"));
+    lab.write("data/sciq/test.jsonl", &document[..40]);
+    page.refused(&lab, "a line cut short", &eval("sciq"));
+    std::fs::remove_file(lab.path("data/sciq/test.jsonl")).expect("it is there");
+    lab.write("data/sciq/test.jsonl.gz", [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 9]);
+    page.refused(&lab, "a truncated archive", &eval("sciq"));
+    lab.write("data/sciq/test.jsonl", document.repeat(3));
+    for split in ["test", "train"] {
+        lab.write(&format!("data/gsm8k/{split}.jsonl"), "{\"question\": \"ke\", \"answer\": \"1\"}\n".repeat(9));
+    }
+    page.refused(&lab, "more text than the context holds", &[&eval("gsm8k")[..], &["--max-gen-toks", "64"]].concat());
+    lab.write("data/sciq/train.jsonl", document.repeat(40));
+    let output = lab.run(&[&eval("sciq")[..], &["--fewshot", "20"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    page.add(
+        "examples that do not fit (a note)",
+        said.lines().find(|line| line.contains("cut")).unwrap_or_default().trim(),
+    );
+    let results: serde_json::Value = serde_json::from_slice(&lab.read("out/results.json")).expect("JSON");
+    assert_eq!(results["config"]["truncated_requests"]["sciq"], 12);
+    // A vocabulary with nothing but ordinary tokens.
+    let own = lab.files("run").into_iter().find(|(name, _)| name.ends_with("tokenizer.json")).expect("a tokenizer");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&own.1).expect("JSON");
+    tokenizer["added_tokens"] = serde_json::json!([]);
+    tokenizer["post_processor"] = serde_json::Value::Null;
+    lab.write("bare/tokenizer.json", tokenizer.to_string());
+    page.refused(&lab, "a vocabulary without ends", &[&eval("sciq")[..], &["--tokenizer", "bare"]].concat());
+    let find = ["decontaminate", "text/a.jsonl", "--data", "data", "--tasks"];
+    page.refused(&lab, "items that are not there", &[&find[..], &["piqa"]].concat());
+    page.compare("refused_tasks");
 }
 
 #[test]

@@ -44,6 +44,7 @@ Environment:
 enum Command {
     Quickstart(commands::quickstart::Arguments),
     Prepare(commands::prepare::Arguments),
+    Decontaminate(commands::decontaminate::Arguments),
     Tokenizer(commands::tokenizer::Arguments),
     Train(commands::train::Arguments),
     Plan(commands::plan::Arguments),
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Quickstart(arguments) => commands::quickstart::run(arguments),
         Command::Prepare(arguments) => commands::prepare::run(arguments),
+        Command::Decontaminate(arguments) => commands::decontaminate::run(arguments),
         Command::Tokenizer(arguments) => commands::tokenizer::run(arguments),
         Command::Train(arguments) => commands::train::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments),

@@ -3,9 +3,10 @@
 use crate::env;
 use crate::progress::PrepareProgress;
 use anyhow::{Context, Result, bail};
-use data::{CorpusPlace, Manifest, PrepareOptions};
+use data::{Contamination, CorpusPlace, Manifest, PrepareOptions, TaskItems};
+use eval::Catalog;
 use formats::file;
-use recipe::{Data, Recipe, TokenizerChoice, TokenizerKind};
+use recipe::{Data, Decontaminate, Recipe, TokenizerChoice, TokenizerKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tokenizer::{Kind, Tokenizer, TrainOptions};
@@ -52,11 +53,30 @@ pub(crate) fn shards(
     stop: &AtomicBool,
 ) -> Result<Manifest> {
     let progress = PrepareProgress::new(stop);
-    let options =
-        PrepareOptions { threads, corpus: Some(corpus_place()), progress: &progress, ..PrepareOptions::default() };
+    let items = data.decontaminate.as_ref().map(|wanted| contamination(wanted, &[])).transpose()?;
+    let options = PrepareOptions {
+        threads,
+        corpus: Some(corpus_place()),
+        contamination: items.as_ref(),
+        progress: &progress,
+        ..PrepareOptions::default()
+    };
     let manifest = data::prepare(data, tokenizer, folder, &options);
     progress.finish();
     Ok(manifest?)
+}
+
+/// The runs of words of the items of some tasks; `files` hold tasks that the program does not know.
+pub(crate) fn contamination(wanted: &Decontaminate, files: &[PathBuf]) -> Result<Contamination> {
+    let mut catalog = Catalog::builtin()?;
+    for path in files {
+        catalog.add_path(path)?;
+    }
+    let mut tasks = Vec::new();
+    for task in &catalog.select(&wanted.tasks)?.tasks {
+        tasks.push(TaskItems { name: task.name.clone(), texts: eval::item_texts(task, &wanted.dir)? });
+    }
+    Ok(Contamination::new(wanted.ngram, &tasks))
 }
 
 /// The tokenizer that a recipe names or trains, its files in `folder`.

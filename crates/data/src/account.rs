@@ -32,6 +32,8 @@ pub enum Reason {
     TooShort,
     /// More characters than `max_chars`.
     TooLong,
+    /// Shares a run of words with an item of a benchmark.
+    Contaminated,
     /// The same text came earlier, in this source or another.
     Duplicate,
 }
@@ -49,6 +51,7 @@ impl fmt::Display for Reason {
             Self::Empty => "empty",
             Self::TooShort => "too_short",
             Self::TooLong => "too_long",
+            Self::Contaminated => "contaminated",
             Self::Duplicate => "duplicate",
         })
     }

@@ -37,6 +37,12 @@ pub enum DataError {
         /// What is needed.
         wanted: String,
     },
+    /// The user wants to stop looking.
+    #[error("stopped")]
+    ScanStopped,
+    /// Benchmarks are named, but their items were not given: a fault of the caller.
+    #[error("data.decontaminate names tasks, but nobody has read their items")]
+    NoItems,
     /// The counts do not add up: a fault of this program.
     #[error(
         "source `{source_name}`: {read} {what} were read but {counted} accounted for; this is a fault of the program, \

@@ -1,6 +1,6 @@
 //! Text in, batches out.
 //!
-//! **Holds** reading of text and tokens, filters, exact deduplication, the books of what was dropped and why, token
+//! **Holds** reading of text and tokens, filters, exact deduplication, decontamination, the books of what was dropped and why, token
 //! shards and their manifest, the order of samples, the loader.
 //! **Never** sees a loss or an optimizer.
 //! **Start reading at** [`prepare`] (text → shards) and [`Loader`] (shards → samples).
@@ -8,7 +8,9 @@
 mod account;
 mod collect;
 mod compare;
+mod contamination;
 mod corpus;
+mod decontaminate;
 mod dedup;
 mod entropy;
 mod error;
@@ -31,7 +33,9 @@ mod tests;
 
 pub use account::{Account, Changed, Reason, Tally};
 pub use compare::Difference;
+pub use contamination::{Contamination, ItemId, TaskIndex, TaskItems};
 pub use corpus::CorpusPlace;
+pub use decontaminate::{Scan, ScanOptions, TaskScan, scan, scan_into};
 pub use entropy::unigram_entropy;
 pub use error::DataError;
 pub use loader::{Loader, Sample, weights};

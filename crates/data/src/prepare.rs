@@ -3,6 +3,7 @@
 use crate::DataError;
 use crate::collect::Collector;
 use crate::compare::{check_same, head_differences, manifest_differences, normalized};
+use crate::contamination::Contamination;
 use crate::corpus::CorpusPlace;
 use crate::filter::Filter;
 use crate::journal::{Head, Journal, SourceState, WorkFolder};
@@ -60,6 +61,8 @@ pub struct PrepareOptions<'p> {
     pub threads: usize,
     /// Where `crates_prose` and `crates_code` find their text.
     pub corpus: Option<CorpusPlace>,
+    /// The items that [`recipe::Data::decontaminate`] names.
+    pub contamination: Option<&'p Contamination>,
     /// Told how far it has come.
     pub progress: &'p dyn Progress,
     /// How often the work done so far is made durable.
@@ -71,6 +74,7 @@ impl Default for PrepareOptions<'_> {
         Self {
             threads: std::thread::available_parallelism().map_or(1, |threads| threads.get()),
             corpus: None,
+            contamination: None,
             progress: &Silent,
             commit_every: Duration::from_secs(10),
         }
@@ -92,6 +96,9 @@ pub fn prepare(
     let head = head(data, tokenizer)?;
     if file::exists(&out.join(MANIFEST_FILE)) {
         return existing(data, &head, out, options);
+    }
+    if data.decontaminate.is_some() != options.contamination.is_some() {
+        return Err(DataError::NoItems);
     }
     let plans = plan::plan(data, options.corpus.as_ref())?;
     file::create_dir_all(out)?;
@@ -214,6 +221,7 @@ impl Run<'_> {
             dtype: self.layout.dtype,
             vocab: self.layout.vocab,
             large: &self.large,
+            contamination: self.options.contamination,
             plan,
         };
         let work = Work {

@@ -1,6 +1,7 @@
 //! A block of raw records → verdicts and tokens: what the threads do.
 
 use crate::account::{Reason, Tally};
+use crate::contamination::Contamination;
 use crate::filter::{Filter, Passed, TextHash};
 use crate::manifest::SeparatorIds;
 use crate::plan::SourcePlan;
@@ -38,6 +39,8 @@ pub(crate) struct Worker<'w> {
     pub(crate) dtype: Dtype,
     pub(crate) vocab: u64,
     pub(crate) large: &'w Mutex<()>,
+    /// Documents that share a run of words with its items are dropped.
+    pub(crate) contamination: Option<&'w Contamination>,
     pub(crate) plan: &'w SourcePlan<'w>,
 }
 
@@ -73,6 +76,9 @@ impl Worker<'_> {
             Ok(passed) => passed,
             Err(reason) => return Ok(Verdict::Dropped { reason, tally: Tally::one(judged.bytes, 0) }),
         };
+        if self.is_contaminated(&passed) {
+            return Ok(Verdict::Dropped { reason: Reason::Contaminated, tally: Tally::one(judged.bytes, 0) });
+        }
         let _alone =
             (passed.text.len() > LARGE_TEXT_BYTES).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let ids = self.tokenizer.encode(&passed.text);
@@ -85,11 +91,19 @@ impl Worker<'_> {
         let length = bytes.len() as u64;
         match self.filter.pass(Cow::Owned(bytes)) {
             Err(reason) => Ok(Verdict::Dropped { reason, tally: Tally::one(length, ids.len() as u64) }),
+            Ok(passed) if self.is_contaminated(&passed) => {
+                let tally = Tally::one(length, ids.len() as u64);
+                Ok(Verdict::Dropped { reason: Reason::Contaminated, tally })
+            }
             Ok(passed) => {
                 let tokens = self.store(ids, stored)?;
                 Ok(self.kept(&passed, Tally::one(length, tokens)))
             }
         }
+    }
+
+    fn is_contaminated(&self, passed: &Passed<'_>) -> bool {
+        self.contamination.is_some_and(|items| !items.items_in(&passed.text).is_empty())
     }
 
     fn kept(&self, passed: &Passed<'_>, tally: Tally) -> Verdict {

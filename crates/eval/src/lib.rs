@@ -42,6 +42,7 @@ pub use error::EvalError;
 pub use finished::Finished;
 pub use generation::{Generation, Overrides, Prompt};
 pub use metrics::programs;
+pub use requests::item_texts;
 pub use requests::{Item, Options, TaskRequests};
 pub use results::{Answers, Facts, Measured, TaskResults, write_results};
 pub use sandbox::{Confinement, Limits, Sandbox, Verdict, again, enter};

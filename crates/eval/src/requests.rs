@@ -64,6 +64,18 @@ pub struct TaskRequests {
     pub truncated: usize,
 }
 
+/// The texts by which a task's items are found in training text: what the task file says
+/// (`doc_to_decontamination_query`), else the question with the right answer, without description and examples.
+///
+/// # Errors
+/// Data files that are missing or damaged, templates that fail.
+pub fn item_texts(task: &Task, folder: &Path) -> Result<Vec<String>, EvalError> {
+    let split = dataset::read(folder, task, task.split())?;
+    let templates = Templates::new(task, &split.path, &split.documents[0], task.query.as_deref())?;
+    let documents = split.documents.into_iter().enumerate();
+    documents.map(|(index, document)| templates.item_text(index, document)).collect()
+}
+
 impl TaskRequests {
     /// Reads a task's documents from a data folder and builds its requests.
     ///
@@ -85,7 +97,7 @@ impl TaskRequests {
             _ => dataset::read(folder, task, task.example_split())?.documents,
         };
         let mut examples = Examples::new(task, pool, drawn);
-        let templates = Templates::new(task, &split.path, &split.documents[0])?;
+        let templates = Templates::new(task, &split.path, &split.documents[0], None)?;
         let documents = split.documents.len();
         let count = options.limit.unwrap_or(documents).min(documents);
         let mut built = Self {

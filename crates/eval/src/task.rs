@@ -125,6 +125,8 @@ pub struct Task {
     pub(crate) target_delimiter: String,
     pub(crate) fewshot_delimiter: String,
     pub(crate) gen_prefix: Option<String>,
+    /// The text by which a document is found in training text.
+    pub(crate) query: Option<String>,
     /// Examples of the task file itself, instead of a split.
     pub(crate) samples: Vec<Document>,
     pub(crate) example_text: Option<TextField>,
@@ -189,6 +191,7 @@ impl Task {
             target_delimiter: fields.target_delimiter.unwrap_or_else(|| " ".into()),
             fewshot_delimiter: fields.fewshot_delimiter.unwrap_or_else(|| "\n\n".into()),
             gen_prefix: fields.gen_prefix,
+            query: fields.doc_to_decontamination_query,
             samples: config.samples,
             example_text: config.doc_to_text,
             example_target: config.doc_to_target,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Fields with a meaning here.
-const FIELDS: [&str; 27] = [
+const FIELDS: [&str; 28] = [
     "task",
     "task_alias",
     "tag",
@@ -39,16 +39,16 @@ const FIELDS: [&str; 27] = [
     "repeats",
     "gen_prefix",
     "unsafe_code",
+    "doc_to_decontamination_query",
 ];
 
 /// Fields that are read elsewhere, or change no score.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 8] = [
     "include",
     "variants",
     "metadata",
     "dataset_kwargs",
     "should_decontaminate",
-    "doc_to_decontamination_query",
     "group",
     "group_alias",
     "aggregate_metric_list",
@@ -218,6 +218,7 @@ pub(crate) struct Fields {
     pub(crate) filter_list: Vec<FilterField>,
     pub(crate) repeats: Option<usize>,
     pub(crate) gen_prefix: Option<String>,
+    pub(crate) doc_to_decontamination_query: Option<String>,
     #[serde(default)]
     pub(crate) unsafe_code: bool,
     pub(crate) metric_list: Vec<MetricField>,

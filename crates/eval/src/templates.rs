@@ -16,6 +16,8 @@ use std::path::Path;
 const EXAMPLE_TEXT: &str = "fewshot_config.doc_to_text";
 const EXAMPLE_TARGET: &str = "fewshot_config.doc_to_target";
 
+const QUERY: &str = "doc_to_decontamination_query";
+
 /// A rendered text, or the index that it is.
 enum Rendered {
     Index(i64),
@@ -39,11 +41,17 @@ struct Place<'d> {
 }
 
 impl<'t> Templates<'t> {
-    /// The fields of `task`, whose documents (the `first` is one of them) are in `path`.
+    /// The fields of `task`, whose documents (the `first` is one of them) are in `path`, and a `query` if there is to be
+    /// one.
     ///
     /// # Errors
     /// Fields that are no templates, or need columns that the documents lack.
-    pub(crate) fn new(task: &'t Task, path: &'t Path, first: &Document) -> Result<Self, EvalError> {
+    pub(crate) fn new(
+        task: &'t Task,
+        path: &'t Path,
+        first: &Document,
+        query: Option<&'t str>,
+    ) -> Result<Self, EvalError> {
         let (mut text, mut json) = (template::environment(Written::Text), template::environment(Written::Json));
         let columns: Vec<String> = first.keys().cloned().collect();
         let choices = match &task.doc_to_choice {
@@ -62,6 +70,7 @@ impl<'t> Templates<'t> {
             (EXAMPLE_TEXT, source(own.0), false),
             (EXAMPLE_TARGET, source(own.1), false),
             ("gen_prefix", task.gen_prefix.as_deref(), false),
+            (QUERY, query, false),
             ("doc_to_choice", choices, true),
             ("doc_to_count", task.doc_to_count.as_deref(), false),
             ("doc_to_labels", task.doc_to_labels.as_deref(), true),
@@ -153,6 +162,27 @@ impl<'t> Templates<'t> {
         drop(place);
         item.document = document;
         Ok(item)
+    }
+
+    /// The text by which the document at `index` is found in training text.
+    ///
+    /// # Errors
+    /// Templates that fail.
+    pub(crate) fn item_text(&self, index: usize, document: Document) -> Result<String, EvalError> {
+        let place = Place::new(index, &document);
+        if let Some(query) = &self.task.query {
+            self.check_columns(index, &document)?;
+            return self.text_of(QUERY, query, &place);
+        }
+        let description = self.text_of("description", &self.task.description, &place)?;
+        drop(place);
+        let item = self.item(index, document, &mut Examples::new(self.task, Vec::new(), 0))?;
+        let (context, answer) = &item.pairs[item.gold.filter(|&gold| gold < item.pairs.len()).unwrap_or(0)];
+        let question = context.strip_prefix(&description).unwrap_or(context);
+        Ok(match self.task.output_type {
+            OutputType::GenerateUntil => format!("{question} {}", item.target.as_str().unwrap_or_default()),
+            _ => format!("{question}{answer}"),
+        })
     }
 
     /// Contexts, continuations and the right one. A question that is a number means that the choices are contexts, the

@@ -107,6 +107,16 @@ fn data(data: &Data) -> Checked {
         "must be 1024 to 1073741824",
     )?;
     require(data.memory_mib >= 64, "data.memory_mib", data.memory_mib, "must be at least 64")?;
+    if let Some(own) = &data.decontaminate {
+        require(!own.tasks.is_empty(), "data.decontaminate.tasks", "[]", "must name at least one task of `slm eval`")?;
+        require(
+            !own.dir.as_os_str().is_empty(),
+            "data.decontaminate.dir",
+            own.dir.display(),
+            "must be the folder with the tasks' documents",
+        )?;
+        require((2..=100).contains(&own.ngram), "data.decontaminate.ngram", own.ngram, "must be 2 to 100")?;
+    }
     for (index, entry) in data.sources.iter().enumerate() {
         source(entry, index)?;
         let twice = data.sources[..index].iter().any(|other| other.name == entry.name);

@@ -26,6 +26,9 @@ pub struct Data {
     pub invalid_utf8: InvalidUtf8,
     /// Whether byte-equal documents are kept once only, over all sources.
     pub dedup: bool,
+    /// Documents that share runs of words with these benchmarks' items are dropped. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decontaminate: Option<Decontaminate>,
     /// Tokens in a shard file.
     pub shard_tokens: usize,
     /// Memory that preparing may use, in MiB.
@@ -44,9 +47,28 @@ impl Default for Data {
             nul: Nul::Drop,
             invalid_utf8: InvalidUtf8::Drop,
             dedup: true,
+            decontaminate: None,
             shard_tokens: 16 << 20,
             memory_mib: 768,
         }
+    }
+}
+
+/// The `[data.decontaminate]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decontaminate {
+    /// Tasks, groups or tags of `slm eval`.
+    pub tasks: Vec<String>,
+    /// The folder with the tasks' documents.
+    pub dir: PathBuf,
+    /// Words in a run.
+    pub ngram: usize,
+}
+
+impl Default for Decontaminate {
+    fn default() -> Self {
+        Self { tasks: Vec::new(), dir: PathBuf::new(), ngram: 13 }
     }
 }
 

@@ -13,7 +13,7 @@ mod train;
 #[cfg(test)]
 mod tests;
 
-pub use data::{Corpus, Data, DropRule, Format, InvalidUtf8, Nul, Separator, Source, Split};
+pub use data::{Corpus, Data, Decontaminate, DropRule, Format, InvalidUtf8, Nul, Separator, Source, Split};
 pub use load::RecipeError;
 pub use model_shape::{Init, ModelShape};
 pub use train::{Checkpoints, DecayedParameters, Evaluation, Optimizer, Precision, Schedule, ScheduleKind, Train};
