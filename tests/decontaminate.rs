@@ -36,6 +36,27 @@ fn documents_with_items_are_reported_and_left_out() {
     assert!(said.contains("share 5 words with 1 documents") && said.contains("2 documents read"), "{said}");
 }
 
+/// In that corpus 16 pages hold an item of gsm8k and 12 a problem of humaneval, put there on purpose; one more page
+/// quotes words of a problem.
+#[test]
+fn everything_that_was_hidden_in_a_corpus_is_found() {
+    let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !shared.join("slimpajama").exists() {
+        println!("skipped: no `shared/data/slimpajama` beside the repository");
+        return;
+    }
+    let lab = Lab::new();
+    let (files, items) = (shared.join("slimpajama/**/*.jsonl.zst"), shared.join("eval"));
+    let (files, items) = (files.to_str().expect("UTF-8"), items.to_str().expect("UTF-8"));
+    let report = lab.json(&["decontaminate", files, "--tasks", "gsm8k,humaneval", "--data", items, "--json"]);
+    assert_eq!(
+        (&report["tasks"][0]["documents"], &report["tasks"][1]["documents"]),
+        (&json!(16), &json!(13)),
+        "{report}"
+    );
+    assert_eq!(report["account"]["dropped"]["contaminated"]["documents"], 29);
+}
+
 #[test]
 fn a_recipe_leaves_them_out_of_its_shards() {
     let lab = lab();

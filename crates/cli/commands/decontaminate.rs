@@ -6,7 +6,7 @@ use crate::{output, preparation, signals};
 use anyhow::Result;
 use clap::Args;
 use data::{Reason, Scan, ScanOptions, TaskScan};
-use recipe::{Data, Decontaminate, Recipe, Source};
+use recipe::{Data, Decontaminate, InvalidUtf8, Nul, Recipe, Source};
 use std::path::PathBuf;
 
 /// Find training documents that share runs of words with the items of benchmarks
@@ -67,7 +67,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                 text: arguments.text.clone(),
                 ..Source::default()
             };
-            Data { sources: vec![source], ..Data::default() }
+            // Nothing but what holds an item is to be missing from the output.
+            Data { sources: vec![source], nul: Nul::Keep, invalid_utf8: InvalidUtf8::Replace, ..Data::default() }
         }
     };
     let wanted = Decontaminate {
