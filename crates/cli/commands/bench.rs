@@ -1,5 +1,6 @@
 //! `slm bench`: how fast, beside what the machine could do at most.
 
+mod every_width;
 mod imposed;
 mod page;
 mod prompts;

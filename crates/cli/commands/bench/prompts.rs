@@ -19,18 +19,36 @@ const PREFIX: &str = "# Complete the Python function. # Write a function that ad
 struct Line {
     task_id: Option<String>,
     prompt: Option<String>,
+    test: Option<String>,
+    entry_point: Option<String>,
     question_id: Option<serde_json::Value>,
     category: Option<String>,
     turns: Option<Vec<String>>,
 }
 
+/// A prompt, and for HumanEval what decides whether its answer is right.
+pub(super) struct Asked {
+    pub(super) prompt: SpeculativePrompt,
+    pub(super) check: Option<Check>,
+}
+
+/// The parts of a program that tests an answer.
+pub(super) struct Check {
+    prompt: String,
+    test: String,
+    entry_point: String,
+}
+
+impl Check {
+    /// The program: as the benchmark's own, with the prompt as published.
+    pub(super) fn program(&self, completion: &str) -> String {
+        let Self { prompt, test, entry_point } = self;
+        format!("{prompt}{completion}\n{test}\ncheck({entry_point})")
+    }
+}
+
 /// The prompts of `path` (plain or gzip), at most `limit`, spread evenly over the file.
-pub(super) fn read(
-    path: &Path,
-    prefix: Option<&Path>,
-    tokenizer: &Tokenizer,
-    limit: usize,
-) -> Result<Vec<SpeculativePrompt>> {
+pub(super) fn read(path: &Path, prefix: Option<&Path>, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<Asked>> {
     let prefix = prefix.map(file::read_to_string).transpose()?.unwrap_or_else(|| PREFIX.to_owned());
     let lines = lines(path)?;
     if lines.is_empty() {
@@ -42,9 +60,12 @@ pub(super) fn read(
         let number = index * lines.len() / count;
         let line: Line = serde_json::from_str(&lines[number])
             .with_context(|| format!("{}: line {}: not a prompt", path.display(), number + 1))?;
+        let mut check = None;
         let (name, category, text) = match line {
-            Line { prompt: Some(prompt), task_id, .. } => {
-                (task_id.unwrap_or_else(|| (number + 1).to_string()), "code".into(), format!("{prefix}{prompt}"))
+            Line { prompt: Some(prompt), task_id, test, entry_point, .. } => {
+                let text = format!("{prefix}{prompt}");
+                check = test.zip(entry_point).map(|(test, entry_point)| Check { prompt, test, entry_point });
+                (task_id.unwrap_or_else(|| (number + 1).to_string()), "code".into(), text)
             }
             Line { turns: Some(turns), question_id, category, .. } if !turns.is_empty() => {
                 let name = question_id.map_or_else(|| (number + 1).to_string(), |id| id.to_string());
@@ -56,7 +77,7 @@ pub(super) fn read(
         if tokenizer.adds_bos() {
             ids.splice(0..0, tokenizer.bos());
         }
-        prompts.push(SpeculativePrompt { name, category, ids });
+        prompts.push(Asked { prompt: SpeculativePrompt { name, category, ids }, check });
     }
     Ok(prompts)
 }
@@ -76,10 +97,33 @@ fn lines(path: &Path) -> Result<Vec<String>> {
 
 /// Whether a function's body has ended: a line begins without an indent, and something was written before it.
 pub(super) fn function_ended(text: &str) -> bool {
-    let mut lines = text.split_inclusive('\n');
-    let first = lines.by_ref().find(|line| !line.trim().is_empty());
-    // Comments and decorators at the margin end a body too; a closing bracket of a long signature does not begin one.
-    first.is_some() && lines.any(|line| line.starts_with(|c: char| !c.is_whitespace() && !")]}".contains(c)))
+    body(text).len() < text.len()
+}
+
+/// The body of a function, to the line that begins without an indent.
+pub(super) fn body(text: &str) -> &str {
+    let mut begun = false;
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        // Comments and decorators at the margin end a body too; a closing bracket does not.
+        if begun && line.starts_with(|c: char| !c.is_whitespace() && !")]}".contains(c)) {
+            return &text[..end];
+        }
+        begun |= !line.trim().is_empty();
+        end += line.len();
+    }
+    text
+}
+
+/// What AMD keeps of a text: indents filled up to even widths (their decoder drops the first space), then everything to
+/// the first blank line.
+pub(super) fn first_paragraph(text: &str) -> String {
+    let even = |line: &str| {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        format!("{}{line}", " ".repeat(indent % 2))
+    };
+    let text = text.split('\n').map(even).collect::<Vec<_>>().join("\n");
+    text.trim_start_matches('\n').split("\n\n").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -95,6 +139,12 @@ mod tests {
         assert!(function_ended("    return 1\n# done"));
         assert!(!function_ended("    return f(\n1\n".replace("\n1", "\n    1").as_str()));
         assert!(!function_ended("    return [\n]"));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_text() {
+        assert_eq!(body("    return 1\n\ndef other():\n"), "    return 1\n\n");
+        assert_eq!(first_paragraph("\n   x = 1\n    return x\n\nprint()"), "    x = 1\n    return x");
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! `slm bench speculative`: the target alone and with drafts, on the same prompts.
 
-use super::{page, prompts};
+use super::every_width::every_width;
+use super::page;
+use super::prompts::{self, Asked, Check};
 use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::speculation::{self, Cast, Draft, DraftLength, Speculate, SpeculationArguments};
 use crate::{output, signals};
 use anyhow::{Result, bail};
 use backend::Backend;
-use bench::{PromptResult, SpeculativePrompt, Summary};
+use bench::{PromptResult, Run, SpeculativePrompt, Summary};
 use clap::{Args, ValueEnum};
 use cpu::Cpu;
+use eval::{Limits, Sandbox, Verdict};
 use formats::file;
 use infer::{Chain, Costs, Drafter, GenerateOptions, MAX_DRAFT_LENGTH, SamplingOptions, Session};
 use model::Model;
@@ -38,7 +41,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
-    speculation: SpeculationArguments,
+    pub(super) speculation: SpeculationArguments,
     /// What is asked, and when a text ends
     #[arg(long, value_enum, default_value_t = Protocol::Stop)]
     protocol: Protocol,
@@ -74,7 +77,7 @@ pub(super) struct Arguments {
     cache_type: Option<CacheType>,
     /// Print the summary as one JSON object
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
     machine: MachineArguments,
 }
@@ -91,12 +94,14 @@ enum Protocol {
 }
 
 /// What is there before the first text.
-struct Stage<'m> {
-    cast: Cast<'m>,
-    tokenizer: &'m Tokenizer,
-    prompts: Vec<SpeculativePrompt>,
-    capacity: usize,
-    options: GenerateOptions,
+pub(super) struct Stage<'m> {
+    pub(super) cast: Cast<'m>,
+    pub(super) tokenizer: &'m Tokenizer,
+    pub(super) prompts: Vec<SpeculativePrompt>,
+    /// For each prompt.
+    checks: Vec<Option<Check>>,
+    pub(super) capacity: usize,
+    pub(super) options: GenerateOptions,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -122,15 +127,15 @@ fn stage<'m>(
     });
     let mut prompts = prompts::read(&arguments.data, arguments.prefix.as_deref(), tokenizer, arguments.limit)?;
     let context = target.config.context;
-    let fits = |prompt: &SpeculativePrompt| prompt.ids.len() + most <= context;
-    let too_long = prompts.iter().filter(|prompt| !fits(prompt)).count();
+    let fits = |asked: &Asked| asked.prompt.ids.len() + most <= context;
+    let too_long = prompts.iter().filter(|asked| !fits(asked)).count();
     prompts.retain(fits);
     if too_long > 0 {
         output::note(format!(
             "note: {too_long} prompts are left out: with {most} tokens they exceed the context of {context}"
         ));
     }
-    let Some(longest) = prompts.iter().map(|prompt| prompt.ids.len()).max() else {
+    let Some(longest) = prompts.iter().map(|asked| asked.prompt.ids.len()).max() else {
         bail!("no prompt leaves room for {most} tokens in a context of {context}; ask for fewer with --max-tokens");
     };
     let sampling = SamplingOptions { seed: arguments.seed, ..SamplingOptions::default() };
@@ -141,11 +146,12 @@ fn stage<'m>(
     let options =
         GenerateOptions { max_tokens: most, stop: target.config.eos.clone(), sampling, draft_length: MAX_DRAFT_LENGTH };
     let cast = Cast { cpu, path: &arguments.model, target, draft, cache_type: arguments.cache_type };
-    Ok(Stage { cast, tokenizer, prompts, capacity: longest + most, options })
+    let (prompts, checks) = prompts.into_iter().map(|Asked { prompt, check }| (prompt, check)).unzip();
+    Ok(Stage { cast, tokenizer, prompts, checks, capacity: longest + most, options })
 }
 
 impl Stage<'_> {
-    fn session(&self) -> Result<Session<'_>> {
+    pub(super) fn session(&self) -> Result<Session<'_>> {
         let Cast { cpu, target, cache_type, .. } = self.cast;
         Ok(Session::with_cache(cpu, target, self.capacity, inputs::kv_type(cache_type, target.precision))?)
     }
@@ -272,7 +278,8 @@ fn finish(
     results: &[PromptResult],
     costs: &Costs,
 ) -> Result<()> {
-    let facts = stage.facts(arguments, how);
+    let mut facts = stage.facts(arguments, how);
+    facts.extend(passed(arguments, stage, results)?.map(|passed| ("pass@1".to_owned(), passed)));
     let title = format!(
         "Speculative decoding, protocol {}",
         match arguments.protocol {
@@ -308,78 +315,35 @@ fn finish(
     if arguments.json { output::json(&summary) } else { output::line(markdown.trim_end()) }
 }
 
-/// A kind of drafter and what its texts were like.
-#[derive(Serialize)]
-struct Checked {
-    drafters: &'static str,
-    texts: usize,
-    bytes: usize,
-    differing_bytes: usize,
-    accepted: usize,
-    drafted: usize,
-}
-
-fn every_width(arguments: &Arguments, stage: &Stage<'_>) -> Result<()> {
-    let has_draft = stage.cast.draft.is_some();
-    let kinds = [
-        ("ngram", vec![Speculate::Ngram]),
-        ("suffix", vec![Speculate::Suffix]),
-        ("draft", vec![Speculate::Draft]),
-        ("suffix, ngram and draft", vec![Speculate::Suffix, Speculate::Ngram, Speculate::Draft]),
-    ];
-    let kinds: Vec<_> = kinds.into_iter().filter(|(_, who)| has_draft || !who.contains(&Speculate::Draft)).collect();
-    let stop = signals::stop_flag()?;
-    let mut session = stage.session()?;
-    let mut checked: Vec<Checked> = Vec::new();
-    for (drafters, _) in &kinds {
-        checked.push(Checked { drafters, texts: 0, bytes: 0, differing_bytes: 0, accepted: 0, drafted: 0 });
+/// How many answers of each kind are right, where the prompts come with tests and programs can be run in a sandbox.
+fn passed(arguments: &Arguments, stage: &Stage<'_>, results: &[PromptResult]) -> Result<Option<String>> {
+    let checks: Vec<&Check> = stage.checks.iter().take(results.len()).flatten().collect();
+    if arguments.protocol == Protocol::Tasks || checks.len() < results.len() {
+        return Ok(None);
     }
-    let mut chains = Vec::new();
-    for (_, who) in &kinds {
-        let how = SpeculationArguments {
-            speculate: who.clone(),
-            draft_length: DraftLength::Fixed(MAX_DRAFT_LENGTH),
-            ..arguments.speculation.clone()
-        };
-        chains.extend(how.chain(&stage.cast, stage.capacity)?.map(|(chain, _)| chain));
-    }
-    'prompts: for (index, prompt) in stage.prompts.iter().enumerate() {
-        let text = |ids: &[u32]| stage.tokenizer.decode_continuation_bytes(ids);
-        let plain = bench::write_text(&mut session, None, &prompt.ids, &stage.options, &mut |_| false)?;
-        let plain = text(&plain.ids);
-        for (chain, checked) in chains.iter_mut().zip(&mut checked) {
-            for draft_length in 1..=MAX_DRAFT_LENGTH {
-                if stop.load(Ordering::Relaxed) {
-                    break 'prompts;
-                }
-                let options = GenerateOptions { draft_length, ..stage.options.clone() };
-                let run = bench::write_text(&mut session, Some(chain), &prompt.ids, &options, &mut |_| false)?;
-                checked.texts += 1;
-                checked.bytes += plain.len();
-                checked.differing_bytes += differing(&plain, &text(&run.ids));
-                checked.accepted += run.accepted;
-                checked.drafted += run.drafted;
-            }
+    let own = std::env::current_exe()?;
+    let sandbox = match Sandbox::new(eval::again(&own, "sandbox"), Limits::default(), false) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            output::note(format!("note: answers are not run: {error}"));
+            return Ok(None);
         }
-        output::note(format!("{} of {}", index + 1, stage.prompts.len()));
-    }
-    for line in &checked {
-        if arguments.json {
-            output::json(line)?;
-            continue;
+    };
+    let kept = |ids: &[u32]| {
+        let text = stage.tokenizer.decode_continuation(ids);
+        if arguments.protocol == Protocol::Amd {
+            prompts::first_paragraph(&text)
+        } else {
+            prompts::body(&text).to_owned()
         }
-        output::line(format!(
-            "{:<24} {} texts at widths 1 to {MAX_DRAFT_LENGTH}, {} bytes, {} differ; {} of {} proposed tokens accepted",
-            line.drafters, line.texts, line.bytes, line.differing_bytes, line.accepted, line.drafted
-        ))?;
-    }
-    match checked.iter().map(|line| line.differing_bytes).sum::<usize>() {
-        0 => Ok(()),
-        differ => bail!("{differ} bytes differ from the text of the target alone"),
-    }
-}
-
-/// Places at which two texts differ, the lengths' difference included.
-fn differing(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).filter(|(a, b)| a != b).count() + one.len().abs_diff(other.len())
+    };
+    let right = |run: fn(&PromptResult) -> &Run| -> Result<usize> {
+        let programs: Vec<String> =
+            checks.iter().zip(results).map(|(check, result)| check.program(&kept(&run(result).ids))).collect();
+        let verdicts = sandbox.judge(&programs, &|_| true)?;
+        Ok(verdicts.iter().filter(|verdict| **verdict == Verdict::Passed).count())
+    };
+    let (alone, drafted) = (right(|result| &result.plain)?, right(|result| &result.speculative)?);
+    let of = results.len();
+    Ok(Some(format!("target alone {alone} of {of}, with drafts {drafted} of {of}")))
 }

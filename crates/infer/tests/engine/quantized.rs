@@ -5,7 +5,7 @@ use crate::sessions::check_rows;
 use backend::{KvType, Precision};
 use cpu::Cpu;
 use formats::{Encoding, StoredTensor, gguf, quant};
-use infer::{GenerateOptions, NgramDrafter, Session, generate, score};
+use infer::{Chain, Costs, Drafter, GenerateOptions, ModelDrafter, NgramDrafter, Schedule, Session, generate, score};
 use model::{Model, Source, tensors};
 use std::path::Path;
 
@@ -20,9 +20,19 @@ fn check(cpu: &Cpu, model: &Model, cache: KvType) {
     check_rows(&mut session, prompt, rest);
     let options = GenerateOptions { max_tokens: 17, draft_length: 15, ..Default::default() };
     let plain = generate(&mut session, None, prompt, &options, &mut crate::common::listen).unwrap();
-    let mut ngram = NgramDrafter::default();
-    let drafted = generate(&mut session, Some(&mut ngram), prompt, &options, &mut crate::common::listen).unwrap();
-    assert_eq!(plain.ids, drafted.ids);
+    let draft = || ModelDrafter::new(cpu, model, VOCAB, CONTEXT).unwrap();
+    let adaptive = Schedule::Adaptive(Costs::flat(0.05));
+    let chains: [Box<dyn Drafter + '_>; 4] = [
+        Box::new(NgramDrafter::default()),
+        Box::new(draft()),
+        Box::new(Chain::usual(Some(draft()), adaptive)),
+        Box::new(Chain::usual(Some(draft()), Schedule::Heuristic).then_ngram(NgramDrafter::default())),
+    ];
+    for mut drafter in chains {
+        let drafted =
+            generate(&mut session, Some(&mut *drafter), prompt, &options, &mut crate::common::listen).unwrap();
+        assert_eq!(plain.ids, drafted.ids);
+    }
 }
 
 #[test]

@@ -120,6 +120,30 @@ fn greedy_text_is_the_same_at_every_draft_length() {
     }
 }
 
+/// One thread and two, plain and drafted, at every level: one text.
+#[test]
+fn threads_change_nothing() {
+    for level in cpu::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut texts = Vec::new();
+            for threads in [1, 2] {
+                let cpu = Cpu::new(threads, Some(level)).unwrap();
+                let cast = Cast::new(&cpu, precision);
+                let (model, draft) = (cast.target.model(), cast.other.model());
+                let mut session = Session::new(&cpu, &model, CONTEXT).unwrap();
+                let options = GenerateOptions { max_tokens: 30, draft_length: 15, ..Default::default() };
+                texts.push(run(&mut session, None, &ids(9, VOCAB), &options).ids);
+                let schedule = Schedule::Adaptive(Costs::flat(0.01));
+                let mut chain = Chain::usual(Some(model_drafter(&cpu, &draft)), schedule);
+                texts.push(run(&mut session, Some(&mut chain), &ids(9, VOCAB), &options).ids);
+                drop((session, chain));
+                cast.free();
+            }
+            assert!(texts.iter().all(|text| *text == texts[0]), "{level:?} {precision:?}: {texts:?}");
+        }
+    }
+}
+
 fn check_counts(outcome: &Outcome, draft_length: usize) {
     let sum = |count: fn(&infer::PositionCount) -> usize| outcome.positions.iter().map(count).sum::<usize>();
     assert_eq!(outcome.positions.len(), draft_length);
