@@ -195,6 +195,12 @@ fn models_are_refused_by_their_files() {
     page.refused(&lab, "ids that are not JSON", &["score", "--model", "run", "--ids", "ids.json"]);
     page.refused(&lab, "a draft that is missing", &[&generate("run")[..], &["--speculate", "draft"]].concat());
     page.refused(&lab, "off and on at once", &[&generate("run")[..], &["--speculate", "off,suffix"]].concat());
+    let five_steps = ["train", "recipe.toml", "--set", "train.steps=5"];
+    lab.ok(&[&five_steps[..], &["--out", "large", "--set", "model.width=48"]].concat());
+    page.refused(&lab, "a draft larger than its target", &[&generate("run")[..], &["--draft", "large"]].concat());
+    let other = ["--set", "tokenizer.train_vocab=390", "--set", "data.dir=other", "--set", "model.width=16"];
+    lab.ok(&[&five_steps[..], &["--out", "foreign"], &other].concat());
+    page.refused(&lab, "a draft of another tokenizer", &[&generate("run")[..], &["--draft", "foreign"]].concat());
     page.compare("refused_models");
 }
 
