@@ -198,7 +198,7 @@ fn models_are_refused_by_their_files() {
     let five_steps = ["train", "recipe.toml", "--set", "train.steps=5"];
     lab.ok(&[&five_steps[..], &["--out", "large", "--set", "model.width=48"]].concat());
     page.refused(&lab, "a draft larger than its target", &[&generate("run")[..], &["--draft", "large"]].concat());
-    let other = ["--set", "tokenizer.train_vocab=390", "--set", "data.dir=other", "--set", "model.width=16"];
+    let other = ["--set", "tokenizer.kind=sentencepiece", "--set", "data.dir=other", "--set", "model.width=16"];
     lab.ok(&[&five_steps[..], &["--out", "foreign"], &other].concat());
     page.refused(&lab, "a draft of another tokenizer", &[&generate("run")[..], &["--draft", "foreign"]].concat());
     page.compare("refused_models");
