@@ -8,7 +8,7 @@
 pub enum Family {
     /// Rows of a prompt, of a training batch, of text that is scored.
     Prompt,
-    /// Rows that were generated or proposed, and are decoded or verified: 1…16 at a time.
+    /// Rows that were generated or proposed, and are decoded or verified: 1…17 at a time.
     Generated,
 }
 

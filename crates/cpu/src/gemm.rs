@@ -64,7 +64,7 @@ pub(crate) const LEFT_BYTES: usize = 384 << 10;
 /// The same for tiles: the processors that have them have an L2 of 2 MiB. Reckoned, not measured.
 const TILES_LEFT_BYTES: usize = 1 << 20;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
-const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 17;
 
 /// How the numbers of a right operand are kept, and both operands multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ use std::ops::Range;
 /// Bytes of rounded activations that a task works on, beside the panel of weights in an L2 of 1 MiB.
 const LEFT_BYTES: usize = 384 << 10;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
-const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 17;
 
 /// A right operand in blocks: parts of outputs one after the other, each in its own encoding, all `k` long.
 pub(crate) struct Blocks {

@@ -4,7 +4,7 @@ use crate::{Costs, InferError, MAX_GENERATED_ROWS, Session};
 use std::time::{Duration, Instant};
 
 /// Rows of a pass that are timed; V is a straight line between them.
-const ROWS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+const ROWS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, MAX_GENERATED_ROWS];
 /// Tokens that are read before passes are timed.
 const DEPTH: usize = 32;
 /// The least of so many passes counts: whatever else the machine does makes a pass longer, never shorter.

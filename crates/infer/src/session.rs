@@ -5,8 +5,8 @@ use crate::planned::Planned;
 use backend::{Backend, Family, KvCache, KvType, Rows};
 use model::{Model, pass};
 
-/// Most rows of the generated family in one pass.
-pub const MAX_GENERATED_ROWS: usize = 16;
+/// Most rows of the generated family in one pass: a proposal of 16 tokens and the token before it.
+pub const MAX_GENERATED_ROWS: usize = 17;
 
 /// Rows of a prompt that pass through the model at a time; longer prompts go in several passes, with the same bits.
 pub const PROMPT_CHUNK: usize = 512;
@@ -141,10 +141,10 @@ impl<'b> Session<'b> {
         Ok(&self.logits[..vocab])
     }
 
-    /// Reads 1 to 16 generated or proposed tokens and returns the logits that follow each.
+    /// Reads 1 to [`MAX_GENERATED_ROWS`] generated or proposed tokens and returns the logits that follow each.
     ///
     /// # Errors
-    /// None or more than 16 ids, ids outside the vocabulary, or more than fit; nothing was read then.
+    /// None or more than [`MAX_GENERATED_ROWS`] ids, ids outside the vocabulary, or more than fit; nothing was read then.
     pub fn extend(&mut self, ids: &[u32]) -> Result<Logits<'_>, InferError> {
         let rows = ids.len();
         if !(1..=MAX_GENERATED_ROWS).contains(&rows) {

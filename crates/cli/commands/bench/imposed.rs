@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let verify: Vec<String> = costs.verify.iter().map(|cost| format!("{cost:.2}")).collect();
     output::line(format!(
-        "A step of the target takes {:.1} ms. V(1…16) = {}; c = {:.3}, {:.4} for each further row.\n",
+        "A step of the target takes {:.1} ms. V(1…17) = {}; c = {:.3}, {:.4} for each further row.\n",
         1e3 * costs.step_seconds,
         verify.join(" "),
         costs.draft,

@@ -62,8 +62,11 @@ fn propose(proposer: Proposer, history: &[u32], length: usize, sampler: &mut Sam
     proposal
 }
 
+/// How a proposal is judged.
+type Rule = fn(&mut Sampler, Logits<'_>, &mut Vec<u32>, &Proposal, &[u32]) -> Result<Verdict, InferError>;
+
 /// The first tokens of the text of one seed.
-fn text(options: SamplingOptions, proposer: Proposer) -> [u32; LENGTH] {
+fn text(options: SamplingOptions, proposer: Proposer, rule: Rule) -> [u32; LENGTH] {
     let mut sampler = Sampler::new(options).unwrap();
     let mut history = vec![START];
     while history.len() <= LENGTH {
@@ -72,7 +75,7 @@ fn text(options: SamplingOptions, proposer: Proposer) -> [u32; LENGTH] {
         let rows: Vec<f32> =
             last.iter().chain(&proposal.ids).flat_map(|&id| row(&TARGET, id).iter().copied()).collect();
         let known = history.len();
-        let verdict = verify(&mut sampler, Logits::new(&rows, VOCAB), &mut history, &proposal, &[]).unwrap();
+        let verdict = rule(&mut sampler, Logits::new(&rows, VOCAB), &mut history, &proposal, &[]).unwrap();
         assert_eq!(history.len(), known + verdict.accepted + 1);
     }
     [history[1], history[2], history[3]]
@@ -132,7 +135,7 @@ fn speculative_sampling_has_the_targets_distribution() {
         for proposer in [Proposer::Nobody, Proposer::Model, Proposer::Fixed] {
             let mut counts = BTreeMap::new();
             for seed in 0..SEEDS {
-                *counts.entry(text(SamplingOptions { seed, ..options }, proposer)).or_insert(0) += 1;
+                *counts.entry(text(SamplingOptions { seed, ..options }, proposer, verify)).or_insert(0) += 1;
             }
             assert!(counts.keys().all(|text| expected.contains_key(text)), "an impossible text");
             let (statistic, freedom) = chi_squared(&expected, &counts);
@@ -141,7 +144,43 @@ fn speculative_sampling_has_the_targets_distribution() {
     }
 }
 
-/// The count above must be able to fail: accepting whatever is proposed is caught.
+/// A wrong rule: accepted as it should be, but the token after a rejection comes from `p` instead of the residual.
+fn without_residual(
+    sampler: &mut Sampler,
+    logits: Logits<'_>,
+    history: &mut Vec<u32>,
+    proposal: &Proposal,
+    _stop: &[u32],
+) -> Result<Verdict, InferError> {
+    let seed = sampler.options().seed;
+    for (accepted, (&id, q)) in proposal.ids.iter().zip(&proposal.distributions).enumerate() {
+        let p = sampler.distribution(logits.row(accepted), history)?;
+        let rejected = uniform(seed, Draw::Accept, history.len()) * q.probability(id) >= p.probability(id);
+        history.push(if rejected { p.draw(uniform(seed, Draw::Token, history.len())) } else { id });
+        if rejected {
+            return Ok(Verdict { accepted, next: history.last().copied() });
+        }
+    }
+    let accepted = proposal.ids.len();
+    let next = sampler.sample(logits.row(accepted), history)?;
+    history.push(next);
+    Ok(Verdict { accepted, next: Some(next) })
+}
+
+/// The count above must be able to fail: a rule that is wrong in its last step only is caught.
+#[test]
+fn the_test_sees_a_missing_residual() {
+    let options = SamplingOptions { temperature: 1.0, ..SamplingOptions::default() };
+    let mut counts = BTreeMap::new();
+    for seed in 0..SEEDS {
+        let text = text(SamplingOptions { seed, ..options }, Proposer::Model, without_residual);
+        *counts.entry(text).or_insert(0) += 1;
+    }
+    let (statistic, freedom) = chi_squared(&exact(options), &counts);
+    assert!(statistic > 10.0 * once_in_a_thousand(freedom), "{statistic}");
+}
+
+/// So is accepting whatever is proposed.
 #[test]
 fn the_test_sees_a_wrong_distribution() {
     let options = SamplingOptions { temperature: 1.0, ..SamplingOptions::default() };

@@ -4,6 +4,7 @@
 mod borders;
 mod common;
 mod continuations;
+mod drafts;
 mod not_finite;
 mod quantized;
 mod rollback;

@@ -1,7 +1,7 @@
 //! Random rounds of acceptance, rejection and cancelling leave the cache as a session that never speculated has it.
 
 use crate::common::{bits, config, ids, listen, parameters};
-use backend::Precision;
+use backend::{KvType, Precision};
 use cpu::Cpu;
 use infer::{
     Chain, Costs, Drafter, GenerateOptions, InferError, ModelDrafter, Proposal, Request, SamplingOptions, Schedule,
@@ -10,6 +10,7 @@ use infer::{
 use model::Model;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 use std::ops::ControlFlow;
 
 const VOCAB: usize = 23;
@@ -40,19 +41,19 @@ impl Drafter for Scripted {
 }
 
 /// Greedy text by a fresh session for every token, which is never rolled back and of which no row is kept.
-fn reference(cpu: &Cpu, model: &Model, prompt: &[u32], tokens: usize) -> Vec<u32> {
+fn reference(cpu: &Cpu, model: &Model, cache: KvType, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let mut sampler = infer::Sampler::new(SamplingOptions::default()).unwrap();
     let mut text = prompt.to_vec();
     for _ in 0..tokens {
-        let logits = afresh(cpu, model, prompt, &text);
+        let logits = afresh(cpu, model, cache, prompt, &text);
         text.push(sampler.sample(&logits, &text).unwrap());
     }
     text
 }
 
 /// Logits behind `text` by a session that has read nothing else.
-fn afresh(cpu: &Cpu, model: &Model, prompt: &[u32], text: &[u32]) -> Vec<f32> {
-    let mut session = Session::new(cpu, model, CONTEXT).unwrap();
+fn afresh(cpu: &Cpu, model: &Model, cache: KvType, prompt: &[u32], text: &[u32]) -> Vec<f32> {
+    let mut session = Session::with_cache(cpu, model, CONTEXT, cache).unwrap();
     let mut logits = session.prefill(prompt).unwrap().to_vec();
     for part in text[prompt.len()..].chunks(16) {
         logits = session.advance(part).unwrap().to_vec();
@@ -61,19 +62,20 @@ fn afresh(cpu: &Cpu, model: &Model, prompt: &[u32], text: &[u32]) -> Vec<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn any_sequence_of_rounds_leaves_a_sound_cache(
-        scripts in vec((vec((0usize..16, any::<bool>()), 1..6), 1usize..30, 1usize..16), 1..5),
+        scripts in vec((vec((0usize..17, any::<bool>()), 1..6), 1usize..30, 1usize..17), 1..5),
         prompt_len in 1usize..9,
+        cache in select(&KvType::ALL),
     ) {
         let cpu = Cpu::new(1, None).unwrap();
         let parameters = parameters(&cpu, &config(VOCAB, CONTEXT), 5, Precision::F32);
         let model = parameters.model();
         let prompt = ids(prompt_len, VOCAB);
-        let text = reference(&cpu, &model, &prompt, 30);
+        let text = reference(&cpu, &model, cache, &prompt, 30);
         // One session for all of them, as a server keeps it.
-        let mut session = Session::new(&cpu, &model, CONTEXT).unwrap();
+        let mut session = Session::with_cache(&cpu, &model, CONTEXT, cache).unwrap();
         for (script, cancel_after, draft_length) in scripts {
             let mut drafter = Scripted { text: text.clone(), script, round: 0 };
             let options = GenerateOptions { max_tokens: 30, draft_length, ..Default::default() };
@@ -88,7 +90,7 @@ proptest! {
             let held = session.len();
             prop_assert!(held >= prompt_len + outcome.ids.len() - 1 && held < text.len(), "{} of {}", held, text.len());
             let next = session.advance(&text[held..=held]).unwrap().to_vec();
-            prop_assert_eq!(bits(&next), bits(&afresh(&cpu, &model, &prompt, &text[..=held])));
+            prop_assert_eq!(bits(&next), bits(&afresh(&cpu, &model, cache, &prompt, &text[..=held])));
         }
         drop(session);
         parameters.free(&cpu);

@@ -118,7 +118,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         let error = message(session.prefill(&[1, VOCAB as u32]).unwrap_err());
         assert!(error.contains("token 1 of the input has id 37, but the model's vocabulary has 37"), "{error}");
         assert!(matches!(session.extend(&[]), Err(InferError::RowCount { rows: 0, .. })));
-        assert!(matches!(session.extend(&[1; 17]), Err(InferError::RowCount { rows: 17, .. })));
+        assert!(matches!(session.extend(&[1; 18]), Err(InferError::RowCount { rows: 18, .. })));
         assert!(matches!(session.prefill(&[]), Err(InferError::EmptyPrompt)));
         assert_eq!((session.len(), session.capacity()), (18, 20));
         session.extend(&[1, 2]).unwrap();

@@ -163,7 +163,7 @@ fn stop_ids_and_limits_cut_the_text_at_the_same_place() {
     let mut session = Session::new(&cpu, &model, CONTEXT).unwrap();
     let text = run(&mut session, None, &prompt, &long).ids;
     with_drafters(&cast, |name, drafter| {
-        for draft_length in [1, 4, 15] {
+        for draft_length in [1, 4, 16] {
             for max_tokens in 0..20 {
                 let options = GenerateOptions { max_tokens, draft_length, ..long.clone() };
                 let outcome = run(&mut session, Some(&mut *drafter), &prompt, &options);
@@ -246,9 +246,9 @@ fn bad_requests_are_refused() {
     assert!(long.contains("20 tokens long") && long.contains("context of 20") && long.contains("at most 19"), "{long}");
     assert!(matches!(refuse(&[], plain.clone()), InferError::EmptyPrompt));
     assert!(matches!(refuse(&[99], plain.clone()), InferError::UnknownToken { index: 0, id: 99, vocab: VOCAB }));
-    for draft_length in [0, 16] {
+    for draft_length in [0, 17] {
         let error = refuse(&[1], GenerateOptions { draft_length, ..plain.clone() }).to_string();
-        assert_eq!(error, format!("--draft-length is {draft_length}, but it must be 1 to 15"));
+        assert_eq!(error, format!("--draft-length is {draft_length}, but it must be 1 to 16"));
     }
 }
 
@@ -258,14 +258,15 @@ fn sampled_text_of_models_keeps_the_targets_distribution() {
     const SEEDS: u64 = 6_000;
     const SMALL: usize = 5;
     let Some(cpu) = cpu::available().pop().map(|level| Cpu::new(1, Some(level)).unwrap()) else { return };
-    let make = |seed| {
+    let make = |vocab, seed| {
         let scheme = model::Scheme::Normal { std: 0.25 };
-        Parameters::initialize(&cpu, &config(SMALL, 16), scheme, seed, Precision::F32).unwrap()
+        Parameters::initialize(&cpu, &config(vocab, 16), scheme, seed, Precision::F32).unwrap()
     };
-    let (target, draft) = (make(1), make(2));
-    let (target, draft) = (target.model(), draft.model());
+    let [target, draft, shorter, padded] = [(SMALL, 1), (SMALL, 2), (SMALL - 1, 3), (SMALL + 2, 4)];
+    let cast = [target, draft, shorter, padded].map(|(vocab, seed)| make(vocab, seed));
+    let [target, draft, shorter, padded] = [0, 1, 2, 3].map(|index: usize| cast[index].model());
     let mut session = Session::new(&cpu, &target, 16).unwrap();
-    let sampling = SamplingOptions { temperature: 1.0, top_k: 4, ..Default::default() };
+    let sampling = SamplingOptions { temperature: 0.9, top_k: 4, top_p: 0.97, ..Default::default() };
     let prompt = [1, 3];
 
     let mut expected = BTreeMap::new();
@@ -280,10 +281,13 @@ fn sampled_text_of_models_keeps_the_targets_distribution() {
             expected.extend(third.probabilities().map(|(c, r)| ([a, b, c], p * q * r)));
         }
     }
-    let model = || ModelDrafter::new(&cpu, &draft, SMALL, 16).unwrap();
+    let of = |draft| ModelDrafter::new(&cpu, draft, SMALL, 16).unwrap();
+    let model = || of(&draft);
     let chain = |model| Chain::usual(Some(model), Schedule::Adaptive(Costs::flat(0.02)));
-    let mut drafters: [Box<dyn Drafter + '_>; 4] = [
+    let mut drafters: [Box<dyn Drafter + '_>; 6] = [
         Box::new(model()),
+        Box::new(of(&shorter)),
+        Box::new(of(&padded)),
         Box::new(NgramDrafter::default()),
         Box::new(chain(model())),
         Box::new(chain(model().without(vec![2]))),
