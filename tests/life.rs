@@ -104,7 +104,7 @@ fn speculation_changes_no_token() {
             (["--draft", &draft].as_slice(), true),
             (&["--speculate", "ngram"], false),
             (&["--speculate", "auto"], false),
-            (&["--speculate", "suffix,ngram,draft", "--draft", &draft, "--draft-length", "15"], true),
+            (&["--speculate", "suffix,ngram,draft", "--draft", &draft, "--draft-length", "16"], true),
             (&["--speculate", "auto", "--draft", &draft, "--draft-length", "3"], true),
         ] {
             let fast = lab.json(&[&common, speculation].concat());
@@ -112,6 +112,23 @@ fn speculation_changes_no_token() {
             assert_eq!(fast["text"], plain["text"], "{dtype} {speculation:?}");
             assert!(!drafts || fast["accepted"].as_u64() > Some(0), "{dtype} {speculation:?}: {fast}");
         }
+    }
+}
+
+/// A draft with another tokenizer is refused, and with a bridge it proposes by way of text.
+#[test]
+fn a_bridged_draft_changes_no_token() {
+    let lab = Lab::trained();
+    let settings = ["tokenizer.kind=sentencepiece", "data.dir=other", "model.width=16"];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    lab.ok(&[&["train", "recipe.toml", "--out", "foreign"], &settings[..]].concat());
+    let common = ["generate", "--model", "run", "--prompt", "Ke mi", "--max-tokens", "50", "--json"];
+    let plain = lab.json(&common);
+    for length in ["auto", "1", "5", "16"] {
+        let fast =
+            lab.json(&[&common[..], &["--draft", "foreign", "--bridge-vocab", "--draft-length", length]].concat());
+        assert_eq!(fast["ids"], plain["ids"], "{length}");
+        assert!(length == "auto" || fast["accepted"].as_u64() > Some(0), "{length}: {fast}");
     }
 }
 

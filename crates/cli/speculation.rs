@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use cpu::Cpu;
 use formats::file;
 use infer::{
-    Chain, Costs, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS, ModelDrafter, NgramDrafter, Schedule, Session,
+    BridgedDrafter, Chain, Costs, Drafter, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS, ModelDrafter,
+    NgramDrafter, Schedule, Session,
 };
 use model::{Model, cost};
 use serde::{Deserialize, Serialize};
@@ -64,14 +65,24 @@ pub(crate) struct SpeculationArguments {
     /// does; `amd` begins with 5, and takes 2 more after each round in which all were accepted, else 1 fewer
     #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_draft_length)]
     pub(crate) draft_length: DraftLength,
+    /// Let a draft with another tokenizer propose by way of text; without this it is refused
+    #[arg(long, requires = "draft")]
+    pub(crate) bridge_vocab: bool,
 }
 
 /// A draft model.
-pub(crate) struct Draft {
+pub(crate) struct Draft<'t> {
     pub(crate) path: PathBuf,
     pub(crate) model: Model,
-    /// Ids that mean another thing to it.
-    pub(crate) foreign: Vec<u32>,
+    pub(crate) vocabulary: Vocabulary<'t>,
+}
+
+/// How the draft's ids become the target's.
+pub(crate) enum Vocabulary<'t> {
+    /// They are the same, but for ids that mean another thing to the draft.
+    Shared { foreign: Vec<u32> },
+    /// By way of text.
+    Bridged { target: &'t Tokenizer, draft: Box<Tokenizer> },
 }
 
 /// What the drafters of a target are made of.
@@ -79,19 +90,19 @@ pub(crate) struct Cast<'m> {
     pub(crate) cpu: &'m Cpu,
     pub(crate) path: &'m Path,
     pub(crate) target: &'m Model,
-    pub(crate) draft: Option<&'m Draft>,
+    pub(crate) draft: Option<&'m Draft<'m>>,
     pub(crate) cache_type: Option<CacheType>,
 }
 
 impl SpeculationArguments {
     /// The model of `--draft`, for `target` and its tokenizer.
-    pub(crate) fn load_draft(
+    pub(crate) fn load_draft<'t>(
         &self,
         cpu: &Cpu,
         dtype: Dtype,
         target: &Model,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Option<Draft>> {
+        tokenizer: Option<&'t Tokenizer>,
+    ) -> Result<Option<Draft<'t>>> {
         let Some(path) = &self.draft else { return Ok(None) };
         let model = inputs::load_model(cpu, path, dtype).context("the draft")?;
         let [own, others] = [target, &model].map(|model| cost::parameters(&model.config).total());
@@ -101,11 +112,15 @@ impl SpeculationArguments {
             );
         }
         // Without a tokenizer on either side there is nothing to compare; the ids then speak for themselves.
-        let foreign = match (tokenizer, inputs::load_tokenizer(path, None)) {
-            (Some(own), Ok(others)) => infer::check_vocabularies(own, &others)?,
-            _ => Vec::new(),
+        let vocabulary = match (tokenizer, inputs::load_tokenizer(path, None)) {
+            (Some(own), Ok(others)) => match infer::check_vocabularies(own, &others) {
+                Ok(foreign) => Vocabulary::Shared { foreign },
+                Err(_) if self.bridge_vocab => Vocabulary::Bridged { target: own, draft: Box::new(others) },
+                Err(error) => return Err(error.into()),
+            },
+            _ => Vocabulary::Shared { foreign: Vec::new() },
         };
-        Ok(Some(Draft { path: path.clone(), model, foreign }))
+        Ok(Some(Draft { path: path.clone(), model, vocabulary }))
     }
 
     /// Who was asked to propose, in order; nobody where that is off.
@@ -165,15 +180,24 @@ fn build<'m>(cast: &Cast<'m>, drafters: &[Speculate], schedule: Schedule, capaci
         chain = match (who, cast.draft) {
             (Speculate::Suffix, _) => chain.then_suffix(),
             (Speculate::Ngram, _) => chain.then_ngram(NgramDrafter::default()),
-            (Speculate::Draft, Some(draft)) => {
-                let session = session(cast, &draft.model, capacity)?;
-                let drafter = ModelDrafter::from_session(session, cast.target.config.vocab);
-                chain.then_model(Box::new(drafter.without(draft.foreign.clone())))
-            }
+            (Speculate::Draft, Some(draft)) => chain.then_model(drafter(cast, draft, capacity)?),
             _ => chain,
         };
     }
     Ok(chain)
+}
+
+fn drafter<'m>(cast: &Cast<'m>, draft: &'m Draft<'m>, capacity: usize) -> Result<Box<dyn Drafter + 'm>> {
+    let session = session(cast, &draft.model, capacity)?;
+    Ok(match &draft.vocabulary {
+        Vocabulary::Shared { foreign } => {
+            Box::new(ModelDrafter::from_session(session, cast.target.config.vocab).without(foreign.clone()))
+        }
+        Vocabulary::Bridged { target, draft: tokenizer } => {
+            let model = ModelDrafter::from_session(session, draft.model.config.vocab);
+            Box::new(BridgedDrafter::new(model, tokenizer, target)?)
+        }
+    })
 }
 
 fn session<'m>(cast: &Cast<'m>, model: &'m Model, capacity: usize) -> Result<Session<'m>, InferError> {
@@ -229,7 +253,7 @@ fn kept(path: &Path, key: &str) -> Option<Costs> {
 }
 
 /// Everything that changes what is measured.
-fn key(cast: &Cast<'_>, draft: Option<&Draft>) -> String {
+fn key(cast: &Cast<'_>, draft: Option<&Draft<'_>>) -> String {
     let machine = cast.cpu.describe();
     let model = |path: &Path, model: &Model| {
         let kv_type = inputs::kv_type(cast.cache_type, model.precision);

@@ -83,7 +83,7 @@ pub enum InferError {
     NotFinite {
         /// Position of the row, from 0.
         position: usize,
-        /// Where numbers first stop being numbers, once [`InferError::located`] has looked.
+        /// Where numbers first stop being numbers, once a second pass has looked.
         first: Option<Stage>,
     },
     /// A text longer than the model's context.
@@ -98,7 +98,7 @@ pub enum InferError {
     },
     /// A draft model that speaks another vocabulary.
     #[error(
-        "the draft model cannot propose tokens for the target: id {id} is {draft:?} to the draft and {target:?} to the target; use a draft with the target's tokenizer, or --speculate suffix"
+        "the draft model cannot propose tokens for the target: id {id} is {draft:?} to the draft and {target:?} to the target; use a draft with the target's tokenizer, add --bridge-vocab to draft by way of text, or take --speculate suffix"
     )]
     OtherVocabulary {
         /// First id that differs.

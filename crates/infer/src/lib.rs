@@ -13,6 +13,7 @@
 //! - Every random number is a function of (seed, purpose, position): the same call gives the same ids.
 
 mod acceptance;
+mod bridged_drafter;
 mod chain;
 mod continuations;
 mod costs;
@@ -32,6 +33,7 @@ mod suffix;
 mod vocabulary;
 mod width;
 
+pub use bridged_drafter::BridgedDrafter;
 pub use chain::{Chain, Schedule};
 pub use continuations::{Continuation, ContinuationBatch, ContinuationScore, ContinuationScorer};
 pub use costs::measure_costs;

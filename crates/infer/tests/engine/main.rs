@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod borders;
+mod bridged;
 mod common;
 mod continuations;
 mod drafts;
