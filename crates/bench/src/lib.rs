@@ -26,6 +26,6 @@ pub use prefill::prefill;
 pub use profile::{Profile, ProfileLine, Profiled};
 pub use shapes::{amd_135m, code_llama_7b};
 pub use speculative::{
-    Formula, PromptResult, Run, SpeculativePrompt, Speed, Summary, compare_texts, markdown, write_text,
+    Formula, Passed, PromptResult, Run, SpeculativePrompt, Speed, Summary, compare_texts, markdown, write_text,
 };
 pub use train::{TrainShape, train};

@@ -2,7 +2,7 @@
 
 mod summary;
 
-pub use summary::{Formula, Speed, Summary, markdown};
+pub use summary::{Formula, Passed, Speed, Summary, markdown};
 
 use crate::BenchError;
 use infer::{Drafter, GenerateOptions, Outcome, PositionCount, Session};

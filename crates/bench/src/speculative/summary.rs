@@ -4,7 +4,7 @@ use super::{PromptResult, Run};
 use infer::Costs;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// Tokens per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -26,6 +26,24 @@ pub struct Formula {
     pub optimal_speedup: f64,
     /// The measured gain over it.
     pub reached: f64,
+}
+
+/// pass@1: how many answers are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Passed {
+    /// Of the target alone.
+    pub plain: usize,
+    /// With drafts.
+    pub speculative: usize,
+    /// Answers of each.
+    pub answers: usize,
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plain, speculative, answers } = self;
+        write!(f, "target alone {plain} of {answers}, with drafts {speculative} of {answers}")
+    }
 }
 
 /// What a set of prompts gave.
@@ -57,6 +75,8 @@ pub struct Summary {
     pub positions: Vec<[usize; 3]>,
     /// Rounds by number of tokens proposed, from 0.
     pub widths: Vec<usize>,
+    /// Of the answers, the right ones, where programs were run.
+    pub passed: Option<Passed>,
     /// Prompts whose two texts differ.
     pub differing_texts: usize,
     /// What the formula says, where costs were measured.
@@ -105,6 +125,7 @@ impl Summary {
                 first(&|r| r.speculative.first_token_seconds),
                 first(&|r| r.plain.first_token_seconds),
             ) - 1.0,
+            passed: None,
             differing_texts: results.iter().filter(|r| !r.same).count(),
             formula: costs.map(|costs| formula(costs, &positions, decode_speedup)),
             positions,
@@ -141,9 +162,11 @@ pub fn markdown(title: &str, facts: &[(String, String)], results: &[PromptResult
         rows.push(("all", all.clone()));
     }
     for (name, s) in rows {
+        let least = s.least_decode_speedup;
+        let least = if least.is_finite() { format!("{least:.2}×") } else { "–".into() };
         let _ = writeln!(
             page,
-            "| {name} | {} | {} | {:.1} | {:.1} | {:.2}× | {:.1} | {:.1} | {:.2}× | {:.2}× | {:.1} % | {:.2} | {} |",
+            "| {name} | {} | {} | {:.1} | {:.1} | {:.2}× | {:.1} | {:.1} | {:.2}× | {} | {:.1} % | {:.2} | {} |",
             s.prompts,
             s.tokens,
             s.plain.with_prompt,
@@ -152,7 +175,7 @@ pub fn markdown(title: &str, facts: &[(String, String)], results: &[PromptResult
             s.plain.decode,
             s.speculative.decode,
             s.decode_speedup,
-            s.least_decode_speedup,
+            least,
             100.0 * s.acceptance,
             s.mean_accepted_length,
             s.differing_texts
@@ -160,33 +183,16 @@ pub fn markdown(title: &str, facts: &[(String, String)], results: &[PromptResult
     }
     let _ = writeln!(
         page,
-        "\nThe first three speeds count prompts, as AMD's throughput does. Rounds outside both models' passes: {:.1} %. \
-         First token later by {:.1} %.",
+        "\nTexts that are the same with drafts and without: {} of {}. The first three speeds count prompts, as AMD's \
+         throughput does. Rounds outside both models' passes: {:.1} %. First token later by {:.1} %.",
+        all.prompts - all.differing_texts,
+        all.prompts,
         100.0 * all.overhead,
         100.0 * all.first_token_delay
     );
     places(&mut page, &all);
     if let (Some(costs), Some(formula)) = (costs, all.formula) {
-        let verify: Vec<String> = costs.verify.iter().map(|cost| format!("{cost:.2}")).collect();
-        let _ = writeln!(
-            page,
-            "\nMeasured costs, in steps of the target ({:.2} ms): V(1…16) = {}; c = {:.3}, {:.4} for each further row.",
-            1e3 * costs.step_seconds,
-            verify.join(" "),
-            costs.draft,
-            costs.draft_row
-        );
-        let _ = writeln!(
-            page,
-            "\nThe formula with α = {:.3} (accepted of the tokens that were judged): {:.2}× at best, with {} tokens a round. \
-             Measured: {:.2}×, {:.0} % of it. (Acceptances come in bursts, which a changing width uses and the formula does \
-             not know.)",
-            formula.alpha,
-            formula.optimal_speedup,
-            formula.optimal_width,
-            all.decode_speedup,
-            100.0 * formula.reached
-        );
+        theory(&mut page, costs, formula, all.decode_speedup);
     }
     page
 }
@@ -205,6 +211,30 @@ fn places(page: &mut String, all: &Summary) {
             if reached > 0 { format!("{:.1} %", 100.0 * accepted as f64 / reached as f64) } else { "–".into() };
         let _ = writeln!(page, "| {width} | {rounds} | {reached} | {share} |");
     }
+}
+
+/// What the formula makes of the measured costs.
+fn theory(page: &mut String, costs: &Costs, formula: Formula, measured: f64) {
+    let verify: Vec<String> = costs.verify.iter().map(|cost| format!("{cost:.2}")).collect();
+    let _ = writeln!(
+        page,
+        "\nMeasured costs, in steps of the target ({:.2} ms): V(1…17) = {}; c = {:.3}, {:.4} for each further row.",
+        1e3 * costs.step_seconds,
+        verify.join(" "),
+        costs.draft,
+        costs.draft_row
+    );
+    let _ = writeln!(
+        page,
+        "\nThe formula with α = {:.3} (accepted of the tokens that were judged): {:.2}× at best, with {} tokens a round. \
+         Measured: {:.2}×, {:.0} % of it. (Acceptances come in bursts, which a changing width uses and the formula does \
+         not know.)",
+        formula.alpha,
+        formula.optimal_speedup,
+        formula.optimal_width,
+        measured,
+        100.0 * formula.reached
+    );
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::speculation::{self, Cast, Draft, DraftLength, Speculate, SpeculationA
 use crate::{output, signals};
 use anyhow::{Result, bail};
 use backend::Backend;
-use bench::{PromptResult, Run, SpeculativePrompt, Summary};
+use bench::{Passed, PromptResult, Run, SpeculativePrompt, Summary};
 use clap::{Args, ValueEnum};
 use cpu::Cpu;
 use eval::{Limits, Sandbox, Verdict};
@@ -26,7 +26,7 @@ use tokenizer::Tokenizer;
 #[command(after_help = "\
 Protocols:
   amd    HumanEval as AMD measured it: one solved example before each prompt, 512 tokens whatever comes,
-         --draft-length amd (at most 15, where theirs has no end), only the draft proposes (unless
+         --draft-length amd (at most 16, where theirs has no end), only the draft proposes (unless
          --speculate says otherwise); --sample takes their temperature 0.1, top-k 10, top-p 0.95 (greedy otherwise)
   stop   the same prompts, each ended where the function ends; --draft-length auto
   tasks  questions of Spec-Bench's layout, first turns, by category
@@ -63,7 +63,7 @@ pub(super) struct Arguments {
     /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 42)]
     seed: u64,
-    /// Instead: greedy texts at every width from 1 to 15 with every kind of drafter, and the bytes that differ
+    /// Instead: greedy texts at every width from 1 to 16 with every kind of drafter, and the bytes that differ
     #[arg(long, conflicts_with = "sample")]
     every_width: bool,
     /// Also write results.json, report.md and report.html into this folder
@@ -117,7 +117,7 @@ fn stage<'m>(
     arguments: &'m Arguments,
     cpu: &'m Cpu,
     target: &'m Model,
-    draft: Option<&'m Draft>,
+    draft: Option<&'m Draft<'m>>,
     tokenizer: &'m Tokenizer,
 ) -> Result<Stage<'m>> {
     let most = arguments.max_tokens.unwrap_or(match arguments.protocol {
@@ -279,7 +279,8 @@ fn finish(
     costs: &Costs,
 ) -> Result<()> {
     let mut facts = stage.facts(arguments, how);
-    facts.extend(passed(arguments, stage, results)?.map(|passed| ("pass@1".to_owned(), passed)));
+    let passed = passed(arguments, stage, results)?;
+    facts.extend(passed.map(|passed| ("pass@1".to_owned(), passed.to_string())));
     let title = format!(
         "Speculative decoding, protocol {}",
         match arguments.protocol {
@@ -289,7 +290,7 @@ fn finish(
         }
     );
     let markdown = bench::markdown(&title, &facts, results, Some(costs));
-    let summary = Summary::of(results, Some(costs));
+    let summary = Summary { passed, ..Summary::of(results, Some(costs)) };
     if let Some(folder) = &arguments.out {
         file::create_dir_all(folder)?;
         let line = |result| PromptLine {
@@ -316,7 +317,7 @@ fn finish(
 }
 
 /// How many answers of each kind are right, where the prompts come with tests and programs can be run in a sandbox.
-fn passed(arguments: &Arguments, stage: &Stage<'_>, results: &[PromptResult]) -> Result<Option<String>> {
+fn passed(arguments: &Arguments, stage: &Stage<'_>, results: &[PromptResult]) -> Result<Option<Passed>> {
     let checks: Vec<&Check> = stage.checks.iter().take(results.len()).flatten().collect();
     if arguments.protocol == Protocol::Tasks || checks.len() < results.len() {
         return Ok(None);
@@ -343,7 +344,6 @@ fn passed(arguments: &Arguments, stage: &Stage<'_>, results: &[PromptResult]) ->
         let verdicts = sandbox.judge(&programs, &|_| true)?;
         Ok(verdicts.iter().filter(|verdict| **verdict == Verdict::Passed).count())
     };
-    let (alone, drafted) = (right(|result| &result.plain)?, right(|result| &result.speculative)?);
-    let of = results.len();
-    Ok(Some(format!("target alone {alone} of {of}, with drafts {drafted} of {of}")))
+    let (plain, speculative) = (right(|result| &result.plain)?, right(|result| &result.speculative)?);
+    Ok(Some(Passed { plain, speculative, answers: results.len() }))
 }
