@@ -1,7 +1,7 @@
 //! Benchmarks: tasks, their requests, scores, and reports, item for item as lm-evaluation-harness has them.
 //!
 //! Holds: task files ([`Catalog`]), what they ask of a model ([`TaskRequests`]), scoring and writing that go on after a
-//! kill ([`score`], [`mod@write`]), filters, programs in a sandbox
+//! kill ([`score`], [`write()`]), filters, programs in a sandbox
 //! ([`Sandbox`]), metrics with the harness's errors, `results.json` and samples
 //! ([`write_results`]), comparisons.
 //! Never: HTTP, a backend, a model's arithmetic ([`infer::ContinuationScorer`] and [`infer::Session`] have it), printing.

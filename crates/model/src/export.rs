@@ -151,8 +151,8 @@ pub fn to_hf_folder(
 /// biases in f32. `entries` are the tokenizer's keys and whatever else is to be said; they win over the
 /// config's own.
 ///
-/// Types of 5 bits or fewer keep the head (of a tied model, the embedding) in more ([`head_encoding`]); rows that are no
-/// whole blocks take a type with shorter ones ([`shorter_blocks`]). Both much as llama.cpp does.
+/// Types of 5 bits or fewer keep the head (of a tied model, the embedding) in more (`head_encoding`); rows that are no
+/// whole blocks take a type with shorter ones (`shorter_blocks`). Both much as llama.cpp does.
 ///
 /// # Errors
 /// [`ModelError`]; `out` is then not there. [`ModelError::Unfaithful`] if weights or logits differ too much.

@@ -160,7 +160,7 @@ fn with_minima(values: &[f32; 256], top: u8) -> (F16, F16, [u8; 12], [u8; 256]) 
 }
 
 impl BlockQ2K {
-    /// Groups of 16 fitted with minima ([the module](self)).
+    /// Groups of 16 fitted with minima (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let groups = values.as_chunks::<16>().0;
         let fitted: [(f32, f32); 16] = std::array::from_fn(|g| fit_scale_and_minimum(&groups[g], 3.0));
@@ -173,7 +173,7 @@ impl BlockQ2K {
 }
 
 impl BlockQ3K {
-    /// Groups of 16 fitted about 0 ([the module](self)).
+    /// Groups of 16 fitted about 0 (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let groups = values.as_chunks::<16>().0;
         let fitted: [f32; 16] =
@@ -195,7 +195,7 @@ impl BlockQ3K {
 }
 
 impl BlockQ4K {
-    /// Groups of 32 fitted with minima ([the module](self)).
+    /// Groups of 32 fitted with minima (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let (scale, minimum, scales, codes) = with_minima(values, 15);
         Self { scale, minimum, scales, q: pack_four_bits(&codes) }
@@ -203,7 +203,7 @@ impl BlockQ4K {
 }
 
 impl BlockQ5K {
-    /// Groups of 32 fitted with minima ([the module](self)).
+    /// Groups of 32 fitted with minima (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let (scale, minimum, scales, codes) = with_minima(values, 31);
         let mut high = [0; 32];
@@ -215,7 +215,7 @@ impl BlockQ5K {
 }
 
 impl BlockQ6K {
-    /// Groups of 16 fitted about 0 ([the module](self)).
+    /// Groups of 16 fitted about 0 (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let groups = values.as_chunks::<16>().0;
         let fitted: [f32; 16] =
@@ -248,7 +248,7 @@ fn step_codes(values: &[f32; 32], scale: f32) -> [u8; 16] {
 }
 
 impl BlockIq4Nl {
-    /// Fitted to the steps ([the module](self)).
+    /// Fitted to the steps (the head of this file).
     pub fn encode(values: &[f32; 32]) -> Self {
         let scale = F16::from_f32(fit_steps(values));
         Self { scale, q: step_codes(values, scale.to_f32()) }
@@ -256,7 +256,7 @@ impl BlockIq4Nl {
 }
 
 impl BlockIq4Xs {
-    /// Groups of 32 fitted to the steps ([the module](self)).
+    /// Groups of 32 fitted to the steps (the head of this file).
     pub fn encode(values: &[f32; 256]) -> Self {
         let groups = values.as_chunks::<32>().0;
         let (scale, s) = signed_multiples(std::array::from_fn::<f32, 8, _>(|g| fit_steps(&groups[g])), 32);
