@@ -1,12 +1,18 @@
 //! Files that lie: one per way of lying, cut at every byte, and with random bytes changed. Each is refused in one
-//! sentence that names the file, and nothing panics.
+//! sentence that names the file, nothing panics, and whatever they claim, the whole process stays within 64 MiB.
 
+use cap::Cap;
 use formats::hf_config::{GenerationConfig, HfConfig};
 use formats::{gguf, llama2c, safetensors};
 use insta::assert_snapshot;
 use proptest::prelude::*;
+use std::alloc::System;
 use std::error::Error;
 use std::path::Path;
+
+/// All files here are small; a reader that believes a length fails to allocate, and the process ends naming the size.
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, 64 << 20);
 
 /// The refusals of many files, a line each.
 fn refusals(cases: &[(&str, Vec<u8>)], read: impl Fn(&Path, &[u8]) -> Result<(), Box<dyn Error>>) -> String {

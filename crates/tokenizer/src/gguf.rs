@@ -96,13 +96,13 @@ fn read_pieces(file: &Gguf, vocabulary: &mut Vocabulary) -> Result<(), Problem> 
     if kinds.len() != tokens.len() {
         return Err(Problem::Lengths { what: "token types", found: kinds.len(), expected: tokens.len() });
     }
-    for (text, kind) in tokens.iter().zip(kinds) {
+    for (id, (text, kind)) in tokens.iter().zip(kinds).enumerate() {
         let kind = match kind {
             1 => PieceKind::Normal,
             2 => PieceKind::Unknown,
             3 => PieceKind::Control,
             4 => PieceKind::UserDefined,
-            6 => byte_of_piece(text).map_or(PieceKind::Normal, PieceKind::Byte),
+            6 => PieceKind::Byte(byte_of_piece(text).ok_or(Problem::BytePiece { id })?),
             _ => PieceKind::Unused,
         };
         vocabulary.pieces.push(Piece { text: text.to_owned(), kind });

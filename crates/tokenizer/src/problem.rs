@@ -165,6 +165,12 @@ pub enum Problem {
         /// Its id.
         id: usize,
     },
+    /// A piece for a byte that does not say which.
+    #[error("piece {id} stands for a byte but is not spelled `<0xNN>`; the file is damaged, fetch it again")]
+    BytePiece {
+        /// Its id.
+        id: usize,
+    },
     /// A merge of something that is not in the vocabulary.
     #[error(
         "merge {rank} is `{merge}`, which is not two pieces of the vocabulary; the file is damaged, fetch it again"

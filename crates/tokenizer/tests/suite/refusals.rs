@@ -1,5 +1,6 @@
 //! Bad files are refused in one sentence, and nothing panics.
 
+use formats::gguf;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizer::{Kind, Tokenizer, TrainOptions, train};
@@ -54,6 +55,57 @@ fn models_are_refused_by_name() {
     assert!(with(&[0x12, 2, 0x18, 1]).contains("a SentencePiece unigram model"));
     assert!(with(&[0x0A, 5, 0x0A, 1, b'q', 0x18, 4]).contains("`piece` is type 4"));
     assert!(with(&[0x0A, 2, 0x0A, 9]).contains("a field is longer than what is left"));
+}
+
+type Change = fn(&mut gguf::Value);
+
+/// What is said of a vocabulary in a GGUF file after a change of one key's value.
+fn gguf_refusal(tokenizer: &Tokenizer, key: &str, change: Change) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.gguf");
+    let mut entries = tokenizer.gguf_entries().unwrap();
+    let key = format!("tokenizer.ggml.{key}");
+    change(&mut entries.iter_mut().find(|(name, _)| *name == key).unwrap().1);
+    gguf::write(&file, &entries, &[]).unwrap();
+    let said = Tokenizer::load(&file).unwrap_err().to_string();
+    said.strip_prefix(&format!("{}: ", file.display())).unwrap().to_owned()
+}
+
+/// Spells the piece for a newline otherwise.
+fn respell(tokens: &mut gguf::Value, newline: &str) {
+    let gguf::Value::Array(gguf::Array::Strings(pieces)) = tokens else { panic!("{tokens}") };
+    let respelled = pieces.iter().map(|piece| if piece == "<0x0A>" { newline } else { piece }.to_owned());
+    *tokens = respelled.collect::<Vec<_>>().into();
+}
+
+#[test]
+fn vocabularies_in_gguf_are_refused_by_name() {
+    let spaced = Tokenizer::load(&golden("small.model")).unwrap();
+    let of_bytes = Tokenizer::load(&golden("bytes.json")).unwrap();
+    let cases: [(&Tokenizer, &str, Change, &str); 13] = [
+        (&spaced, "tokens", |v| respell(v, "<0x-1>"), "stands for a byte but is not spelled `<0xNN>`"),
+        (&spaced, "tokens", |v| respell(v, "<0x100>"), "stands for a byte but is not spelled `<0xNN>`"),
+        (&spaced, "tokens", |v| *v = 7u32.into(), "tokens` is missing or not an array of strings"),
+        (&spaced, "bos_token_id", |v| *v = (-1i32).into(), "bos_token_id` is missing or not a whole number of 32 bits"),
+        (&spaced, "eos_token_id", |v| *v = u32::MAX.into(), "id 4294967295 is named, but the ids are below"),
+        (&spaced, "token_type", |v| *v = vec![1i32].into(), "1 token types for"),
+        (
+            &spaced,
+            "token_type",
+            |v| *v = gguf::Value::Array(gguf::Array::U64(vec![u64::MAX])),
+            "not an array of integers",
+        ),
+        (&spaced, "scores", |v| *v = vec![0.5f32].into(), "1 scores for"),
+        (&spaced, "scores", |v| *v = vec![f32::NAN; 700].into(), "the score of piece 0 is not a finite number"),
+        (&spaced, "model", |v| *v = "bert".into(), "`tokenizer.ggml.model` is `bert`"),
+        (&spaced, "add_bos_token", |v| *v = "yes".into(), "add_bos_token` is missing or not true or false"),
+        (&of_bytes, "pre", |v| *v = "other".into(), "`tokenizer.ggml.pre` is `other`"),
+        (&of_bytes, "merges", |v| *v = vec!["Ġ nowhere".to_owned()].into(), "merge 0 is `Ġ nowhere`"),
+    ];
+    for (tokenizer, key, change, named) in cases {
+        let said = gguf_refusal(tokenizer, key, change);
+        assert!(said.contains(named) && !said.contains('\n'), "{key}: {said}");
+    }
 }
 
 #[test]
