@@ -231,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn the_task_that_contributing_shows_is_one() {
+        let guide = include_str!("../../../CONTRIBUTING.md");
+        let example = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let (_folder, path) = write("capitals.yaml", example);
+        let mut catalog = Catalog::builtin().unwrap();
+        catalog.add_path(&path).unwrap();
+        assert_eq!(catalog.select(&["capitals".into()]).unwrap().tasks[0].name, "capitals");
+    }
+
+    #[test]
     fn unknown_tasks_are_named_with_the_nearest() {
         let refused = |name: &str| Catalog::builtin().unwrap().select(&[name.into()]).err().unwrap().to_string();
         assert!(refused("helaswag").contains("did you mean hellaswag?"), "{}", refused("helaswag"));
