@@ -1,7 +1,7 @@
 """Checks slm's reading of every GGUF type, and its products with it, against llama.cpp on the same file.
 
     python3 -m venv VENV && VENV/bin/pip install llama-cpp-python numpy safetensors
-    VENV/bin/python tests/interop/types.py --slm target/release/slm --text page.txt \\
+    VENV/bin/python tests/interop/gguf_types.py --slm target/release/slm --text page.txt \\
         --from f32.gguf --types q8_0,q4_0,q4_k,iq4_xs --files qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 
 Files are those that `slm export --type` writes from `--from`, and those given as they are. llama.cpp decodes each into f32 and
