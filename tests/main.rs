@@ -1,6 +1,7 @@
 //! What a user meets: the program run from outside, and the house rules.
 
 mod decontaminate;
+mod distill;
 mod eval;
 mod life;
 mod messages;

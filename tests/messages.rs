@@ -57,6 +57,7 @@ fn every_command_explains_itself() {
         "tokenizer decode",
         "tokenizer show",
         "train",
+        "distill",
         "plan",
         "score",
         "eval",

@@ -219,6 +219,14 @@ impl TrainView {
                 "  step {step}: skipped, {fault}; samples {first_sample} to {}",
                 first_sample + samples.saturating_sub(1)
             )),
+            Event::Collecting { round, sequences, of } => {
+                let message = format!("round {round}: {sequences} of {of} sequences collected");
+                if let Some(bar) = &self.bar {
+                    bar.set_message(message);
+                } else if self.line.due() {
+                    output::note(format!("  {message}"));
+                }
+            }
             Event::Evaluating { .. } => {}
             Event::Evaluated { record, .. } => {
                 if let Some(loss) = record.validation_loss {

@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use cpu::Cpu;
 use formats::file;
 use infer::{
-    BridgedDrafter, Chain, Costs, Drafter, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS, ModelDrafter,
-    NgramDrafter, Schedule, Session,
+    BridgedDrafter, Chain, Costs, DraftVocabulary, Drafter, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS,
+    ModelDrafter, NgramDrafter, Schedule, Session,
 };
 use model::{Model, cost};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ pub(crate) struct Draft<'t> {
 pub(crate) enum Vocabulary<'t> {
     /// They are the same, but for ids that mean another thing to the draft.
     Shared { foreign: Vec<u32> },
+    /// The draft has ids of its own for some of the target's.
+    Own(DraftVocabulary),
     /// By way of text.
     Bridged { target: &'t Tokenizer, draft: Box<Tokenizer> },
 }
@@ -110,6 +112,15 @@ impl SpeculationArguments {
             bail!(
                 "the draft has {others} parameters and the target {own}, so drafting takes longer than the text by itself; take a smaller draft, or exchange --model and --draft"
             );
+        }
+        if let Some(vocabulary) = inputs::draft_vocabulary(&inputs::model_path(path)?)? {
+            if tokenizer.is_some_and(|own| own.hash() != vocabulary.tokenizer_hash()) {
+                bail!(
+                    "{}: this draft was distilled for a target with another tokenizer; distil one for this target",
+                    path.display()
+                );
+            }
+            return Ok(Some(Draft { path: path.clone(), model, vocabulary: Vocabulary::Own(vocabulary) }));
         }
         // Without a tokenizer on either side there is nothing to compare; the ids then speak for themselves.
         let vocabulary = match (tokenizer, inputs::load_tokenizer(path, None)) {
@@ -189,9 +200,13 @@ fn build<'m>(cast: &Cast<'m>, drafters: &[Speculate], schedule: Schedule, capaci
 
 fn drafter<'m>(cast: &Cast<'m>, draft: &'m Draft<'m>, capacity: usize) -> Result<Box<dyn Drafter + 'm>> {
     let session = session(cast, &draft.model, capacity)?;
+    let target_vocab = cast.target.config.vocab;
     Ok(match &draft.vocabulary {
         Vocabulary::Shared { foreign } => {
-            Box::new(ModelDrafter::from_session(session, cast.target.config.vocab).without(foreign.clone()))
+            Box::new(ModelDrafter::from_session(session, target_vocab).without(foreign.clone()))
+        }
+        Vocabulary::Own(vocabulary) => {
+            Box::new(ModelDrafter::from_session(session, target_vocab).with_vocabulary(vocabulary.clone()))
         }
         Vocabulary::Bridged { target, draft: tokenizer } => {
             let model = ModelDrafter::from_session(session, draft.model.config.vocab);

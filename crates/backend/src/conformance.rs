@@ -7,6 +7,7 @@
 
 mod attention;
 mod cached;
+mod divergence;
 mod fingerprint;
 mod layers;
 mod loss;
@@ -26,7 +27,7 @@ pub type Check = fn(&dyn Backend);
 
 /// Every check, by name.
 pub fn all() -> Vec<(&'static str, Check)> {
-    let groups: [&[(&'static str, Check)]; 8] = [
+    let groups: [&[(&'static str, Check)]; 9] = [
         memory::CHECKS,
         rows::CHECKS,
         layers::CHECKS,
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, Check)> {
         attention::CHECKS,
         cached::CHECKS,
         loss::CHECKS,
+        divergence::CHECKS,
         optimizer::CHECKS,
     ];
     groups.concat()

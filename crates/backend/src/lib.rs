@@ -20,9 +20,11 @@
 pub mod conformance;
 mod kv_type;
 mod shape;
+mod teacher;
 
 pub use kv_type::KvType;
 pub use shape::{Family, Heads, Rows, Sequences};
+pub use teacher::{Divergence, LEAST_PROBABILITY, MAX_TEACHER_TOKENS, Teacher};
 
 /// A buffer of floats or of token ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -390,6 +392,22 @@ pub trait Backend: Send + Sync {
         x: Buf,
         head: Matrix,
         targets: Buf,
+        scale: f32,
+        rows: usize,
+    );
+
+    /// The head and a divergence from a teacher: `divergences[r] = D(softmax(x[r] · headᵀ), teacher's row r)` in nats (total
+    /// variation has no unit), and the gradients of `scale · Σ_r divergences[r]`: `d_x` set, `g_head` added to. Neither
+    /// holds `rows × vocabulary` floats. A row in which the teacher says nothing has divergence and gradient 0.
+    fn head_divergence_backward(
+        &self,
+        divergences: Buf,
+        d_x: Buf,
+        g_head: Buf,
+        x: Buf,
+        head: Matrix,
+        teacher: Teacher,
+        divergence: Divergence,
         scale: f32,
         rows: usize,
     );

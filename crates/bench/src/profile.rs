@@ -6,8 +6,8 @@ mod work;
 pub use report::{Profile, ProfileLine};
 
 use backend::{
-    AdamW, Backend, BackendError, Buf, Description, Element, EncodedRows, Family, Heads, KvCache, KvType, Matrix,
-    Precision, Rows, Sequences,
+    AdamW, Backend, BackendError, Buf, Description, Divergence, Element, EncodedRows, Family, Heads, KvCache, KvType,
+    Matrix, Precision, Rows, Sequences, Teacher,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -381,6 +381,25 @@ impl Backend for Profiled<'_> {
         let work = |n, k| work::head_loss_backward(self.precision, rows, n, k).and_bytes(2 * bytes);
         self.with_matrix("head_loss_backward", head, work, || {
             self.inner.head_loss_backward(losses, d_x, g_head, x, head, targets, scale, rows);
+        });
+    }
+
+    fn head_divergence_backward(
+        &self,
+        divergences: Buf,
+        d_x: Buf,
+        g_head: Buf,
+        x: Buf,
+        head: Matrix,
+        teacher: Teacher,
+        divergence: Divergence,
+        scale: f32,
+        rows: usize,
+    ) {
+        let bytes = self.inner.matrix_bytes(head);
+        let work = |n, k| work::head_loss_backward(self.precision, rows, n, k).and_bytes(2 * bytes);
+        self.with_matrix("head_divergence_backward", head, work, || {
+            self.inner.head_divergence_backward(divergences, d_x, g_head, x, head, teacher, divergence, scale, rows);
         });
     }
 

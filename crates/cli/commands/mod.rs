@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod decontaminate;
+pub(crate) mod distill;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;

@@ -3,7 +3,7 @@
 use crate::machine::MachineArguments;
 use crate::progress::TrainView;
 use crate::{output, preparation, signals, training};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use recipe::Recipe;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
+    if recipe.distill.is_some() {
+        bail!(
+            "{}: a draft is trained beside its target; use `slm distill --target MODEL --draft DIR`, or take the section [distill] out",
+            arguments.recipe.display()
+        );
+    }
     let run = match &arguments.out {
         Some(out) => out.clone(),
         None => default_run_folder(&arguments.recipe)?,
@@ -58,7 +64,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prepared = preparation::prepare(&recipe, &data, arguments.machine.threads(), &stop)?;
     let cpu = arguments.machine.open()?;
     let mut view = TrainView::new();
-    let run_options = training::RunOptions { resume, allow_other_bits: arguments.allow_other_bits };
+    let run_options = training::RunOptions { resume, allow_other_bits: arguments.allow_other_bits, teacher: None };
     let summary = training::run(&cpu, &recipe, &run, &prepared, run_options, &mut |event| view.show(event), &stop)?;
     view.finish();
     if arguments.json {

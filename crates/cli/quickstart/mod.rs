@@ -164,7 +164,7 @@ impl Life<'_> {
 
         let run = self.options.out.join(stage.replace(' ', "-"));
         let mut view = TrainView::new();
-        let options = RunOptions { resume: Resume::No, allow_other_bits: false };
+        let options = RunOptions { resume: Resume::No, allow_other_bits: false, teacher: None };
         let summary =
             training::run(self.cpu, &recipe, &run, prepared, options, &mut |event| view.show(event), self.stop)?;
         view.finish();

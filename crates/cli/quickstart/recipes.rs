@@ -148,6 +148,7 @@ fn recipe(options: &Options, model: ModelShape, data: Data, learning_rate: f64) 
         tokenizer: tokenizer(options.minutes),
         data,
         train,
+        distill: None,
     }
 }
 

@@ -1,10 +1,11 @@
-//! The head and the cross-entropy in one: `losses[r] = ln Σⱼ exp(zⱼ) − z_target` with `z = x[r] · headᵀ`, and
-//! `∂loss/∂zⱼ = softmax(z)ⱼ − [j = target]`.
+//! The head and its loss in one: the cross-entropy, `losses[r] = ln Σⱼ exp(zⱼ) − z_target` with `z = x[r] · headᵀ` and
+//! `∂loss/∂zⱼ = softmax(z)ⱼ − [j = target]`, or a divergence from a teacher ([`crate::divergence`]).
 //!
 //! Logits exist for a chunk of rows at a time, in scratch. A row's numbers do not know the chunk: its logits are sums of
 //! their own, its `Σ exp` is added in pieces of [`PIECE`] logits, in f64 between them; and the head's gradient goes on
 //! over the rows in ascending order, chunk after chunk.
 
+use crate::divergence::{self, TeacherRows};
 use crate::gemm::{Left, Onto, Right, gemm, panel_words};
 use crate::matrix::Weights;
 use crate::memory::Scratch;
@@ -21,12 +22,41 @@ pub(crate) const CHUNK_BYTES: usize = 64 << 20;
 /// Rows of a chunk at the most; more gain nothing.
 pub(crate) const CHUNK_ROWS: usize = 512;
 
-/// What is computed from: `rows` rows of `x`, one target each.
+/// What is computed from: `rows` rows of `x`, and what each is compared with.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample<'a> {
     pub(crate) x: &'a [f32],
-    pub(crate) targets: &'a [u32],
+    pub(crate) wanted: Wanted<'a>,
     pub(crate) rows: usize,
+}
+
+/// What a row of logits is compared with.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// One target for a row.
+    Targets(&'a [u32]),
+    /// A teacher's probabilities.
+    Teacher(TeacherRows<'a>),
+}
+
+impl Wanted<'_> {
+    /// Panics where the first `rows` rows name a token that the head does not have.
+    fn check(&self, rows: usize, vocab: usize) {
+        let ids = match self {
+            Self::Targets(targets) => &targets[..rows],
+            Self::Teacher(teacher) => &teacher.ids[..rows * teacher.tokens],
+        };
+        let known = |&id: &u32| id == NO_TARGET || (id as usize) < vocab;
+        assert!(ids.iter().all(known), "a target is no row of the head, of which there are {vocab}");
+    }
+
+    /// The loss of a row of logits, which become `scale · ∂loss/∂logits` where `scale` is given.
+    fn compare(&self, level: Level, row: usize, logits: &mut [f32], scale: Option<f32>) -> f32 {
+        match self {
+            Self::Targets(targets) => softmax_row(level, logits, targets[row], scale),
+            Self::Teacher(teacher) => divergence::row(level, logits, teacher, row, scale),
+        }
+    }
 }
 
 /// Where gradients go.
@@ -56,9 +86,7 @@ pub(crate) fn head_loss(
     sample: Sample<'_>,
 ) {
     let (vocab, width, rows) = (head.rows, head.cols, sample.rows);
-    let targets = &sample.targets[..rows];
-    let known = |&target: &u32| target == NO_TARGET || (target as usize) < vocab;
-    assert!(targets.iter().all(known), "a target is no row of the head, of which there are {vocab}");
+    sample.wanted.check(rows, vocab);
     let step = chunk_rows(vocab).min(rows.max(1));
     let mut lease = scratch.take(step * vocab);
     for first in (0..rows).step_by(step) {
@@ -67,7 +95,7 @@ pub(crate) fn head_loss(
         let x = &sample.x[chunk.start * width..chunk.end * width];
         head.multiply(pool, level, scratch, logits, Onto::Nothing, x, Rows::prompt(chunk.len()));
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
-        softmax_rows(pool, level, &mut losses[chunk.clone()], logits, &targets[chunk.clone()], scale);
+        compare_rows(pool, level, &mut losses[chunk.clone()], logits, sample.wanted, chunk.start, scale);
         if let Some(gradients) = &mut gradients {
             backward(pool, level, scratch, gradients, head, logits, x, chunk);
         }
@@ -96,21 +124,23 @@ fn backward(
     gemm(pool, level, scratch, gradients.g_head, Onto::Itself, left, right, Rows::prompt(vocab));
 }
 
-/// Losses of whole rows of logits, which become `scale · ∂loss/∂logits` where `scale` is given.
-fn softmax_rows(
+/// Losses of whole rows of logits, the first of which is row `first`; they become `scale · ∂loss/∂logits` where `scale`
+/// is given.
+fn compare_rows(
     pool: &Pool,
     level: Level,
     losses: &mut [f32],
     logits: &mut [f32],
-    targets: &[u32],
+    wanted: Wanted<'_>,
+    first: usize,
     scale: Option<f32>,
 ) {
-    let vocab = logits.len() / targets.len();
+    let vocab = logits.len() / losses.len();
     let losses = Disjoint::new(losses);
     pool.for_each_chunk(logits, vocab, |row, logits| {
         // SAFETY: each row is given once.
         let loss = unsafe { losses.piece(row, 1) };
-        loss[0] = softmax_row(level, logits, targets[row], scale);
+        loss[0] = wanted.compare(level, first + row, logits, scale);
     });
 }
 
@@ -139,6 +169,17 @@ fn softmax_row_of<S: Simd>(s: S, logits: &mut [f32], target: u32, scale: Option<
     }
     let target = target as usize;
     let own = logits[target];
+    let (most, total) = exponentials(s, logits, scale.is_some());
+    if let Some(scale) = scale {
+        multiply(s, logits, (f64::from(scale) / total) as f32);
+        logits[target] -= scale;
+    }
+    (total.ln() + f64::from(most) - f64::from(own)) as f32
+}
+
+/// The largest logit `m` and `Σⱼ exp(zⱼ − m)`; with `keep`, each logit becomes its exponential.
+#[inline(always)]
+pub(crate) fn exponentials<S: Simd>(s: S, logits: &mut [f32], keep: bool) -> (f32, f64) {
     let mut most = s.splat(f32::NEG_INFINITY);
     for at in blocks(logits.len()) {
         most = s.max(most, get(s, &logits[at]));
@@ -151,21 +192,23 @@ fn softmax_row_of<S: Simd>(s: S, logits: &mut [f32], target: u32, scale: Option<
         for at in blocks(piece.len()) {
             let e = s.exp(s.sub(get(s, &piece[at.clone()]), shift));
             sum = s.add(sum, e);
-            if scale.is_some() {
+            if keep {
                 s.put(&mut piece[at], e);
             }
         }
         total += f64::from(s.sum(sum));
     }
-    if let Some(scale) = scale {
-        let factor = s.splat((f64::from(scale) / total) as f32);
-        for at in blocks(logits.len()) {
-            let e = s.get(&logits[at.clone()]);
-            s.put(&mut logits[at], s.mul(e, factor));
-        }
-        logits[target] -= scale;
+    (most, total)
+}
+
+/// Each value by `factor`.
+#[inline(always)]
+pub(crate) fn multiply<S: Simd>(s: S, values: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
+    for at in blocks(values.len()) {
+        let value = s.get(&values[at.clone()]);
+        s.put(&mut values[at], s.mul(value, factor));
     }
-    (total.ln() + f64::from(most) - f64::from(own)) as f32
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod bias;
 pub mod ceiling;
 mod choices;
 mod cross_entropy;
+mod divergence;
 mod embedding;
 mod gemm;
 mod kv_cache;
@@ -41,10 +42,11 @@ pub use level::{CpuError, Level, available, detect, physical_threads};
 pub use pool::Pool;
 
 use backend::{
-    AdamW, Backend, BackendError, Buf, Description, Element, EncodedRows, Heads, KvCache, KvType, Matrix, Precision,
-    Rows, Sequences,
+    AdamW, Backend, BackendError, Buf, Description, Divergence, Element, EncodedRows, Heads, KvCache, KvType, Matrix,
+    Precision, Rows, Sequences, Teacher,
 };
-use cross_entropy::{Gradients, Sample};
+use cross_entropy::{Gradients, Sample, Wanted};
+use divergence::TeacherRows;
 use gemm::{Left, Number, Onto, Right, gemm, panel_words};
 use kv_cache::KvStore;
 use matrix::Weights;
@@ -472,7 +474,7 @@ impl Backend for Cpu {
     fn head_loss(&self, losses: Buf, x: Buf, head: Matrix, targets: Buf, rows: usize) {
         let mut state = self.state();
         let mut out = state.buffers.take(losses);
-        let sample = Sample { x: state.buffers.floats(x), targets: state.buffers.ids(targets), rows };
+        let sample = Sample { x: state.buffers.floats(x), wanted: Wanted::Targets(state.buffers.ids(targets)), rows };
         let head = state.matrices.get(head.index());
         cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut out, None, head, sample);
         state.buffers.put(losses, out);
@@ -492,11 +494,38 @@ impl Backend for Cpu {
         let mut state = self.state();
         let b = &mut state.buffers;
         let (mut out, mut d, mut g) = (b.take(losses), b.take(d_x), b.take(g_head));
-        let sample = Sample { x: state.buffers.floats(x), targets: state.buffers.ids(targets), rows };
+        let sample = Sample { x: state.buffers.floats(x), wanted: Wanted::Targets(state.buffers.ids(targets)), rows };
         let head = state.matrices.get(head.index());
         let gradients = Some(Gradients { d_x: &mut d, g_head: &mut g, scale });
         cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut out, gradients, head, sample);
         state.buffers.put(losses, out);
+        state.buffers.put(d_x, d);
+        state.buffers.put(g_head, g);
+    }
+
+    fn head_divergence_backward(
+        &self,
+        divergences: Buf,
+        d_x: Buf,
+        g_head: Buf,
+        x: Buf,
+        head: Matrix,
+        teacher: Teacher,
+        divergence: Divergence,
+        scale: f32,
+        rows: usize,
+    ) {
+        let mut state = self.state();
+        let b = &mut state.buffers;
+        let (mut out, mut d, mut g) = (b.take(divergences), b.take(d_x), b.take(g_head));
+        let b = &state.buffers;
+        let (ids, probabilities) = (b.ids(teacher.ids), b.floats(teacher.probabilities));
+        let wanted = Wanted::Teacher(TeacherRows { ids, probabilities, tokens: teacher.tokens, divergence });
+        let sample = Sample { x: b.floats(x), wanted, rows };
+        let head = state.matrices.get(head.index());
+        let gradients = Some(Gradients { d_x: &mut d, g_head: &mut g, scale });
+        cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut out, gradients, head, sample);
+        state.buffers.put(divergences, out);
         state.buffers.put(d_x, d);
         state.buffers.put(g_head, g);
     }

@@ -19,6 +19,7 @@ mod continuations;
 mod costs;
 mod distribution;
 mod draft;
+mod draft_vocabulary;
 mod error;
 mod generate;
 mod model_drafter;
@@ -39,6 +40,7 @@ pub use continuations::{Continuation, ContinuationBatch, ContinuationScore, Cont
 pub use costs::measure_costs;
 pub use distribution::Distribution;
 pub use draft::{Drafter, Pace, Proposal, Request, Unhurried};
+pub use draft_vocabulary::{DRAFT_VOCABULARY_FILE, DraftVocabulary};
 pub use error::InferError;
 pub use generate::{GenerateOptions, Outcome, PositionCount, StopReason, TokenEvent, generate};
 pub use model_drafter::ModelDrafter;

@@ -2,14 +2,15 @@
 
 use crate::draft::Request;
 use crate::random::{Draw, uniform};
-use crate::{Drafter, InferError, MAX_GENERATED_ROWS, Proposal, Sampler, SamplingOptions, Session};
+use crate::{DraftVocabulary, Drafter, InferError, MAX_GENERATED_ROWS, Proposal, Sampler, SamplingOptions, Session};
 use backend::Backend;
 use model::Model;
 use std::time::Instant;
 
 /// Drafts with a small model.
 ///
-/// Vocabularies may differ in size or in marks. An id that only the draft has, or that means another thing to it, is
+/// Vocabularies may be one ([`ModelDrafter::without`] what differs), or the draft has ids of its own for some of the
+/// target's ([`ModelDrafter::with_vocabulary`]). They may differ in size or in marks. An id that only the draft has, or that means another thing to it, is
 /// never proposed; where the text holds an id that the draft does not have, it reads a stand-in. A text beyond the
 /// draft's context is read from a later place on, and so is one that the draft has fallen far behind
 /// ([`Request::catch_up`]).
@@ -18,6 +19,8 @@ pub struct ModelDrafter<'b> {
     target_vocab: usize,
     /// Ids of both that mean different things, ascending.
     foreign: Vec<u32>,
+    /// Where the draft has ids of its own.
+    vocabulary: Option<DraftVocabulary>,
     /// What the draft reads for an id that it does not have.
     stand_in: u32,
     /// Where in the text the session begins.
@@ -28,7 +31,7 @@ pub struct ModelDrafter<'b> {
     text: Vec<u32>,
     /// Ids for one pass.
     ids: Vec<u32>,
-    /// Logits without foreign ids.
+    /// Logits by the target's ids, −∞ for those that the draft may not propose.
     masked: Vec<f32>,
     pass_seconds: f64,
     fault: Option<InferError>,
@@ -50,6 +53,7 @@ impl<'b> ModelDrafter<'b> {
             session,
             target_vocab,
             foreign: Vec::new(),
+            vocabulary: None,
             stand_in: 0,
             begin: 0,
             read: Vec::new(),
@@ -66,6 +70,15 @@ impl<'b> ModelDrafter<'b> {
     pub fn without(mut self, mut foreign: Vec<u32>) -> Self {
         foreign.sort_unstable();
         self.foreign = foreign;
+        self
+    }
+
+    /// The same, where the draft has ids of its own.
+    #[must_use]
+    pub fn with_vocabulary(mut self, vocabulary: DraftVocabulary) -> Self {
+        self.stand_in = vocabulary.stand_in();
+        self.masked = vec![f32::NEG_INFINITY; self.target_vocab];
+        self.vocabulary = Some(vocabulary);
         self
     }
 
@@ -94,9 +107,10 @@ impl<'b> ModelDrafter<'b> {
     fn read(&mut self, text: &[u32], prompt: bool) -> Result<(), InferError> {
         let (vocab, stand_in) = (self.session.vocab(), self.stand_in);
         self.ids.clear();
-        self.ids.extend(text.iter().map(|&id| {
-            let own = (id as usize) < vocab && self.foreign.binary_search(&id).is_err();
-            if own { id } else { stand_in }
+        self.ids.extend(text.iter().map(|&id| match &self.vocabulary {
+            Some(vocabulary) => vocabulary.own(id),
+            None if (id as usize) < vocab && self.foreign.binary_search(&id).is_err() => id,
+            None => stand_in,
         }));
         let started = Instant::now();
         // A short prompt is read as a prompt too, as the target reads it: a draft that is the target then proposes the
@@ -114,8 +128,13 @@ impl<'b> ModelDrafter<'b> {
     /// The draft's choice for the token behind `text`, as far as the target has the tokens.
     fn choose(&mut self, text: &[u32], sampler: &mut Sampler) -> Result<Choice, InferError> {
         let logits = self.session.last_logits();
+        let mut least_lead = f32::INFINITY;
         let mut logits = &logits[..logits.len().min(self.target_vocab)];
-        if !self.foreign.is_empty() {
+        if let Some(vocabulary) = &self.vocabulary {
+            vocabulary.spread(logits, &mut self.masked);
+            least_lead = vocabulary.lead_over_others(logits);
+            logits = &self.masked;
+        } else if !self.foreign.is_empty() {
             self.masked.clear();
             self.masked.extend_from_slice(logits);
             for &id in &self.foreign {
@@ -127,13 +146,13 @@ impl<'b> ModelDrafter<'b> {
         }
         if sampler.is_greedy() {
             let id = sampler.sample(logits, text)?;
-            return Ok(Choice { id, confidence: lead(logits, id), distribution: None });
+            return Ok(Choice { id, confidence: lead(logits, id).min(least_lead), distribution: None });
         }
         let distribution = sampler.distribution(logits, text)?;
         let id = distribution.draw(uniform(sampler.options().seed, Draw::Proposal, text.len()));
         // Of the likeliest token, not of the drawn one: see `Pace`.
         let highest = distribution.probabilities().map(|(_, probability)| probability).fold(0.0, f64::max);
-        let confidence = (highest / (1.0 - highest).max(1e-6)).ln() as f32;
+        let confidence = ((highest / (1.0 - highest).max(1e-6)).ln() as f32).min(least_lead);
         Ok(Choice { id, confidence, distribution: Some(distribution) })
     }
 

@@ -141,6 +141,33 @@ impl<'b> Session<'b> {
         Ok(&self.logits[..vocab])
     }
 
+    /// [`Session::prefill`] that gives the logits behind every token, up to [`MAX_GENERATED_ROWS`] at a time: `each` gets the place of
+    /// the first row's token in `ids`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_each(&mut self, ids: &[u32], each: &mut dyn FnMut(usize, Logits<'_>)) -> Result<(), InferError> {
+        if ids.is_empty() {
+            return Err(InferError::EmptyPrompt);
+        }
+        self.check(ids)?;
+        let vocab = self.vocab();
+        let most = self.logits.len() / vocab;
+        let mut at = 0;
+        for chunk in ids.chunks(self.activations.rows) {
+            self.pass(chunk, Family::Prompt);
+            for first in (0..chunk.len()).step_by(most) {
+                let rows = most.min(chunk.len() - first);
+                let logits = pass::logits(self.b, self.model, &self.activations, first, Rows::prompt(rows));
+                self.b.read(logits, 0, &mut self.logits[..rows * vocab]);
+                self.last_row = rows - 1;
+                each(at + first, Logits::new(&self.logits[..rows * vocab], vocab));
+            }
+            at += chunk.len();
+        }
+        Ok(())
+    }
+
     /// Reads 1 to [`MAX_GENERATED_ROWS`] generated or proposed tokens and returns the logits that follow each.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::activations::{ActivationGradients, Activations, BlockActivations};
 use crate::parameters::BlockWeightGradients;
 use crate::pass::{Pass, forward, linear, linear_add};
 use crate::{Batch, Block, Parameters};
-use backend::{Backend, Buf, Rows};
+use backend::{Backend, Buf, Divergence, Matrix, Rows, Teacher};
 
 /// The block's two equations.
 pub(crate) fn block_forward(b: &dyn Backend, w: &Block, a: &BlockActivations, p: Pass, attend: &dyn Fn()) {
@@ -78,6 +78,40 @@ pub fn loss_and_gradients(
     targets: Buf,
     scale: f32,
 ) -> Buf {
+    backward(b, parameters, acts, batch, &|losses, d_hidden, g_head, hidden, head, rows| {
+        b.head_loss_backward(losses, d_hidden, g_head, hidden, head, targets, scale, rows);
+    })
+}
+
+/// Each row's divergence from a teacher ([`Backend::head_divergence_backward`]), and the gradients of `scale · Σ
+/// divergences` added to those of the parameters, in the order of [`loss_and_gradients`].
+///
+/// # Panics
+/// If the activations were planned for inference.
+pub fn divergence_and_gradients(
+    b: &dyn Backend,
+    parameters: &Parameters,
+    acts: &Activations,
+    batch: &Batch,
+    (teacher, divergence): (Teacher, Divergence),
+    scale: f32,
+) -> Buf {
+    backward(b, parameters, acts, batch, &|losses, d_hidden, g_head, hidden, head, rows| {
+        b.head_divergence_backward(losses, d_hidden, g_head, hidden, head, teacher, divergence, scale, rows);
+    })
+}
+
+/// A head's losses and gradients: into losses, into ∂/∂hidden, onto ∂/∂head; from hidden states, head and rows.
+type HeadBackward<'a> = &'a dyn Fn(Buf, Buf, Buf, Buf, Matrix, usize);
+
+/// The forward pass, the head's `head_backward`, and the way back.
+fn backward(
+    b: &dyn Backend,
+    parameters: &Parameters,
+    acts: &Activations,
+    batch: &Batch,
+    head_backward: HeadBackward<'_>,
+) -> Buf {
     let (model, g) = (&parameters.model, &parameters.gradients);
     let Some(d) = &acts.gradients else { panic!("these activations were planned for inference") };
     let n = batch.sequences.rows();
@@ -85,7 +119,7 @@ pub fn loss_and_gradients(
 
     let Some(norm) = model.norm else { panic!("a Llama has a final norm") };
     let hidden = forward(b, model, acts, batch);
-    b.head_loss_backward(acts.losses, d.normed, g.head, hidden, model.head, targets, scale, n);
+    head_backward(acts.losses, d.normed, g.head, hidden, model.head, n);
     b.fill(d.stream, 0.0);
     b.rmsnorm_backward_add(d.stream, g.norm, d.stream, d.normed, acts.last, acts.rstd, norm.weight, n);
     for ((w, g), a) in model.blocks.iter().zip(&g.blocks).zip(&acts.blocks).rev() {

@@ -1,6 +1,6 @@
 //! Ranges of a recipe's values, and what must fit together. The first fault is told.
 
-use crate::{Data, ModelShape, Recipe, RecipeError, Schedule, Source, TokenizerChoice, Train};
+use crate::{Data, Distill, ModelShape, Recipe, RecipeError, Schedule, Source, TokenizerChoice, Train};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -19,14 +19,80 @@ fn require(holds: bool, key: impl Into<String>, found: impl Display, rule: impl 
 
 /// Checks everything that can be known without reading another file.
 pub(crate) fn recipe(recipe: &Recipe, file: &Path) -> Result<(), RecipeError> {
-    tokenizer(&recipe.tokenizer)
-        .and_then(|()| model(&recipe.model))
+    tokenizer(&recipe.tokenizer, recipe.distill.is_some())
+        .and_then(|()| first_weights(recipe))
         .and_then(|()| data(&recipe.data))
-        .and_then(|()| train(&recipe.train, &recipe.model))
+        .and_then(|()| train(&recipe.train, shape_of(recipe)))
+        .and_then(|()| recipe.distill.as_ref().map_or(Ok(()), distill))
         .map_err(|Fault { key, found, rule }| RecipeError::OutOfRange { file: file.to_owned(), key, found, rule })
 }
 
-fn tokenizer(tokenizer: &TokenizerChoice) -> Checked {
+/// What the weights come from: a shape, a folder, or layers of the target.
+fn first_weights(recipe: &Recipe) -> Checked {
+    let layers = recipe.distill.as_ref().map_or(&[][..], |distill| &distill.layers_of_target);
+    if layers.is_empty() {
+        return model(&recipe.model);
+    }
+    require(
+        recipe.model == ModelShape::default(),
+        "distill.layers_of_target",
+        format!("{layers:?}"),
+        "goes without `[model]`: the draft has the target's shape, and these layers",
+    )
+}
+
+fn distill(distill: &Distill) -> Checked {
+    let key = |name: &str| format!("distill.{name}");
+    require((1..=64).contains(&distill.top_k), key("top_k"), distill.top_k, "must be 1 to 64")?;
+    require(
+        distill.frequent_tokens <= 1 << 20,
+        key("frequent_tokens"),
+        distill.frequent_tokens,
+        "must be at most 1048576 (0 takes all of the target's)",
+    )?;
+    for (name, value) in [
+        ("round_sequences", distill.round_sequences),
+        ("heldout_prompts", distill.heldout_prompts),
+        ("heldout_tokens", distill.heldout_tokens),
+    ] {
+        require((1..=1 << 20).contains(&value), key(name), value, "must be 1 to 1048576")?;
+    }
+    require(distill.round_steps >= 1, key("round_steps"), distill.round_steps, "must be at least 1")?;
+    require((1..=15).contains(&distill.draft_length), key("draft_length"), distill.draft_length, "must be 1 to 15")?;
+    let shares = [distill.text_share, distill.target_share, distill.draft_share];
+    let sum: f64 = shares.iter().sum();
+    require(
+        shares.iter().all(|&share| share >= 0.0) && (sum - 1.0).abs() < 1e-6,
+        key("text_share"),
+        format!("{} with target_share = {} and draft_share = {}", shares[0], shares[1], shares[2]),
+        "must add up to 1, none of them negative",
+    )?;
+    let hot = distill.temperatures.iter().all(|&temperature| (0.0..=10.0).contains(&temperature));
+    let temperatures = format!("{:?}", distill.temperatures);
+    require(
+        hot && !distill.temperatures.is_empty(),
+        key("temperatures"),
+        temperatures,
+        "must be at least one, each 0 to 10",
+    )?;
+    let without = distill.requests.iter().find(|request| !request.contains("{text}"));
+    require(
+        without.is_none(),
+        key("requests"),
+        format!("{:?}", without.map_or("", String::as_str)),
+        "must hold `{text}`, where a passage of the training text is put",
+    )
+}
+
+fn tokenizer(tokenizer: &TokenizerChoice, distilled: bool) -> Checked {
+    if distilled {
+        return require(
+            *tokenizer == TokenizerChoice::default(),
+            "tokenizer",
+            "given",
+            "must be left out: a draft has the tokenizer of its target (`slm distill --target`)",
+        );
+    }
     let both = tokenizer.path.is_some() == tokenizer.train_vocab.is_some();
     require(
         !both,
@@ -155,7 +221,13 @@ fn source(source: &Source, index: usize) -> Checked {
     require(source.weight >= 0.0 && source.weight.is_finite(), key("weight"), source.weight, "must not be negative")
 }
 
-fn train(train: &Train, model: &ModelShape) -> Checked {
+/// The shape that the recipe itself states.
+fn shape_of(recipe: &Recipe) -> Option<&ModelShape> {
+    let cut = recipe.distill.as_ref().is_some_and(|distill| !distill.layers_of_target.is_empty());
+    Some(&recipe.model).filter(|model| model.from.is_none() && !cut)
+}
+
+fn train(train: &Train, model: Option<&ModelShape>) -> Checked {
     require(
         train.steps.is_some() != train.tokens.is_some(),
         "train.steps",
@@ -169,8 +241,8 @@ fn train(train: &Train, model: &ModelShape) -> Checked {
         train.micro_batch,
         "must be 1 to 65536",
     )?;
-    let sequence = if train.sequence == 0 { model.context } else { train.sequence };
-    if model.from.is_none() {
+    let sequence = if train.sequence == 0 { model.map_or(0, |model| model.context) } else { train.sequence };
+    if let Some(model) = model {
         require(
             (2..=model.context).contains(&sequence),
             "train.sequence",

@@ -6,6 +6,7 @@
 
 mod check;
 mod data;
+mod distill;
 mod load;
 mod model_shape;
 mod train;
@@ -14,6 +15,7 @@ mod train;
 mod tests;
 
 pub use data::{Corpus, Data, Decontaminate, DropRule, Format, InvalidUtf8, Nul, Separator, Source, Split};
+pub use distill::{Distill, Divergence};
 pub use load::RecipeError;
 pub use model_shape::{Init, ModelShape};
 pub use train::{Checkpoints, DecayedParameters, Evaluation, Optimizer, Precision, Schedule, ScheduleKind, Train};
@@ -30,12 +32,16 @@ pub struct Recipe {
     /// The shape of the model, or the folder whose weights it starts from.
     #[serde(default)]
     pub model: ModelShape,
-    /// Which tokenizer, or how one is trained.
+    /// Which tokenizer, or how one is trained; for a draft it is the target's, and nothing stands here.
+    #[serde(default)]
     pub tokenizer: TokenizerChoice,
     /// Which text, what is dropped, how it is cut.
     pub data: Data,
     /// Batches, optimizer, schedule, checkpoints.
     pub train: Train,
+    /// How a draft learns from its target; only in recipes of `slm distill`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
 }
 
 /// The `[run]` section.
@@ -48,7 +54,7 @@ pub struct Run {
     pub seed: u64,
 }
 
-/// The `[tokenizer]` section: either `path`, or `train_vocab`.
+/// The `[tokenizer]` section: either `path`, or `train_vocab`; neither in a recipe for a draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TokenizerChoice {

@@ -257,6 +257,7 @@ fn known_keys() -> Vec<String> {
         tokenizer: crate::TokenizerChoice { path: Some(PathBuf::new()), train_vocab: Some(0), ..Default::default() },
         data: crate::Data { dir: Some(PathBuf::new()), ..Default::default() },
         train: crate::Train { steps: Some(0), tokens: Some(0), ..Default::default() },
+        distill: Some(crate::Distill::default()),
     };
     recipe.data.sources.push(crate::Source {
         corpus: Some(crate::Corpus::CratesProse),

@@ -9,6 +9,9 @@ use crate::problem::{Problem, TokenizerError};
 use crate::vocabulary::{Added, Family, Piece, PieceKind, Prefix, SPACE_MARK, Vocabulary, byte_of_piece};
 use crate::{Original, Tokenizer, ranks, sentencepiece};
 
+/// The key of the chat template.
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// The score of runs of `▁` that tie in a merge list, below all others (as in Llama's own file).
 const TIED_SCORE: f32 = -1e9;
 
@@ -18,7 +21,8 @@ impl Tokenizer {
     pub fn from_gguf(file: &Gguf) -> Result<Self, TokenizerError> {
         let refused = |problem| TokenizerError::Refused { file: file.path().to_owned(), problem };
         let vocabulary = read(file).map_err(refused)?;
-        Self::build(vocabulary, Original::default()).map_err(refused)
+        let template = file.get(CHAT_TEMPLATE).and_then(<&str>::from_value).map(str::to_owned);
+        Self::build(vocabulary, Original { chat_template: template, ..Original::default() }).map_err(refused)
     }
 
     /// The keys that make llama.cpp encode as this tokenizer does. A byte-level tokenizer whose pre-tokenizer has no
@@ -49,7 +53,10 @@ impl Tokenizer {
         entries.push(("add_bos_token", self.adds_bos().into()));
         entries.push(("add_eos_token", self.adds_eos().into()));
         entries.push(("add_space_prefix", (vocabulary.prefix != Prefix::Never).into()));
-        Ok(entries.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect())
+        let mut entries: Vec<(String, Value)> =
+            entries.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
+        entries.extend(self.chat_template().map(|template| (CHAT_TEMPLATE.to_owned(), template.to_owned().into())));
+        Ok(entries)
     }
 }
 

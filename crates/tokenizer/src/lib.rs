@@ -16,6 +16,7 @@
 
 mod added;
 mod byte_level;
+mod chat;
 mod cuts;
 mod engine;
 mod gguf;
@@ -33,6 +34,7 @@ mod train;
 mod vocabulary;
 
 use added::{Matcher, Part};
+pub use chat::Message;
 use engine::Engine;
 pub use problem::{Problem, TokenizerError};
 pub use stream::StreamDecoder;
@@ -70,6 +72,8 @@ struct Original {
     model: Option<Vec<u8>>,
     /// `tokenizer_config.json`, which may hold a chat template.
     settings: Option<Vec<u8>>,
+    /// The chat template, from whichever file has it.
+    chat_template: Option<String>,
 }
 
 impl Tokenizer {

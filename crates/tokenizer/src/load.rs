@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::problem::{Problem, TokenizerError};
 use crate::vocabulary::{Added, Piece, PieceKind, Vocabulary};
-use crate::{Original, Tokenizer, json, llama2c};
+use crate::{Original, Tokenizer, chat, json, llama2c};
 
 /// Largest tokenizer file that is read.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -45,8 +45,12 @@ impl Tokenizer {
         if file::is_file(&beside) {
             let settings = file::read(&beside, SETTINGS_BYTES_MAX)?;
             let refused = |problem| TokenizerError::Refused { file: beside, problem };
-            apply_settings(&settings, &mut vocabulary).map_err(refused)?;
+            original.chat_template = apply_settings(&settings, &mut vocabulary).map_err(refused)?;
             original.settings = Some(settings);
+        }
+        let template = path.with_file_name("chat_template.jinja");
+        if file::is_file(&template) {
+            original.chat_template = Some(file::read_to_string(&template)?);
         }
         Self::build(vocabulary, original).map_err(refused)
     }
@@ -68,8 +72,9 @@ fn find_in_folder(folder: &Path) -> Result<PathBuf, TokenizerError> {
     found.cloned().ok_or_else(|| TokenizerError::NothingInFolder { folder: folder.to_owned() })
 }
 
-/// Takes begin and end tokens, and added tokens that `tokenizer.json` lacks, from a `tokenizer_config.json`.
-fn apply_settings(bytes: &[u8], vocabulary: &mut Vocabulary) -> Result<(), Problem> {
+/// Takes begin and end tokens, and added tokens that `tokenizer.json` lacks, from a `tokenizer_config.json`; returns its
+/// chat template.
+fn apply_settings(bytes: &[u8], vocabulary: &mut Vocabulary) -> Result<Option<String>, Problem> {
     let settings: Value = json::parse(bytes)?;
     let listed = settings["added_tokens_decoder"].as_object().into_iter().flatten();
     let mut more: Vec<Added> = Vec::new();
@@ -99,5 +104,5 @@ fn apply_settings(bytes: &[u8], vocabulary: &mut Vocabulary) -> Result<(), Probl
     if let Some(adds) = settings["add_eos_token"].as_bool() {
         vocabulary.adds_eos = adds;
     }
-    Ok(())
+    Ok(chat::of_settings(&settings))
 }

@@ -122,6 +122,21 @@ pub enum Problem {
         /// Its length.
         bytes: usize,
     },
+    /// A chat for a vocabulary that came without a chat template.
+    #[error("no chat template came with this vocabulary, so a chat cannot be written; give a text instead")]
+    NoChatTemplate,
+    /// A chat template that cannot be rendered.
+    #[error("the chat template cannot be rendered ({what}); give a text instead")]
+    ChatTemplate {
+        /// The template engine's reason.
+        what: String,
+    },
+    /// A message that spells a control token.
+    #[error("a message spells the control token `{token}`; take it out of the message")]
+    ControlInMessage {
+        /// The token.
+        token: String,
+    },
     /// An id that names no entry.
     #[error("id {id} is named, but the ids are below {count}; the file is damaged, fetch it again")]
     IdOutOfRange {

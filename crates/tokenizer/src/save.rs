@@ -19,13 +19,20 @@ impl Tokenizer {
             let file = dir.join(name);
             move |problem| TokenizerError::Refused { file, problem }
         };
-        let Original { json, model, settings } = &self.original;
+        let Original { json, model, settings, chat_template } = &self.original;
         let json = match json {
             Some(json) => json.clone(),
             None => self.to_json_bytes().map_err(refused("tokenizer.json"))?,
         };
         file::write_bytes(&dir.join("tokenizer.json"), &json)?;
-        let settings = settings.clone().unwrap_or_else(|| pretty(&settings_json(&self.vocabulary)));
+        let made = || {
+            let mut made = settings_json(&self.vocabulary);
+            if let Some(template) = chat_template {
+                made["chat_template"] = Value::from(template.as_str());
+            }
+            pretty(&made)
+        };
+        let settings = settings.clone().unwrap_or_else(made);
         file::write_bytes(&dir.join("tokenizer_config.json"), &settings)?;
         if let Some(model) = model {
             file::write_bytes(&dir.join("tokenizer.model"), model)?;

@@ -28,8 +28,8 @@ pub const LATEST: &str = "latest";
 /// The moments, in a checkpoint.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
-/// What a tokenizer consists of; nothing else is copied from its folder.
-const TOKENIZER_FILES: [&str; 9] = [
+/// What a tokenizer consists of, or what stands for it in a draft; nothing else is copied from its folder.
+const TOKENIZER_FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -39,6 +39,7 @@ const TOKENIZER_FILES: [&str; 9] = [
     "merges.txt",
     "chat_template.jinja",
     "tokenizer.bin",
+    infer::DRAFT_VOCABULARY_FILE,
 ];
 
 /// The folder of the checkpoint after `step` steps.
@@ -192,7 +193,7 @@ pub(crate) fn verify(checkpoint: &Path, state: &State) -> Result<(), TrainError>
     Ok(())
 }
 
-fn hash_file(path: &Path) -> Result<String, FileError> {
+pub(crate) fn hash_file(path: &Path) -> Result<String, FileError> {
     let mapped = MappedFile::open(path)?;
     Ok(blake3::hash(&mapped).to_string())
 }

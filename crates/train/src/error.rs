@@ -99,6 +99,16 @@ pub enum TrainError {
         /// Elements of the weight.
         expected: usize,
     },
+    /// A round of distillation, or a report of one, that cannot be used.
+    #[error(
+        "{file}: cannot be used ({reason}); put the run's own file back, or begin a new run with another `--draft`"
+    )]
+    Round {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A resume with another recipe.
     #[error(
         "{folder}: the run was begun with {key} = {before}, and the recipe now says {now}; set it back, or begin a new run with another `--out`"

@@ -6,7 +6,7 @@ use crate::metrics::Continuation;
 use crate::{BatchShape, Tokenizer, TrainError};
 use backend::{Backend, Buf, Element};
 use data::{Loader, Part as DataPart};
-use infer::{GenerateOptions, Session};
+use infer::{DraftVocabulary, GenerateOptions, Session};
 use model::{Activations, Batch, Model, pass};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -50,7 +50,7 @@ pub fn evaluate(
     let targets = buffers.alloc(Element::U32, rows)?;
     let scorer = Scorer { b, model, activations: &activations, batch: &batch, targets };
     let never = AtomicBool::new(false);
-    Ok(held_out_loss(&scorer, &loader, tokens, &mut |_, _| (), &never)?.unwrap_or_default())
+    Ok(held_out_loss(&scorer, &loader, None, tokens, &mut |_, _| (), &never)?.unwrap_or_default())
 }
 
 /// A model and the buffers of a pass without gradients.
@@ -75,17 +75,19 @@ impl Scorer<'_> {
 }
 
 /// Mean loss on `limit` tokens (0: all) of the held-out part; `None` if `stop` was set before the end. `progress` gets
-/// tokens done and in all.
+/// tokens done and in all. A draft with a `vocabulary` of its own reads and predicts its own ids, of which bits per byte
+/// say nothing.
 pub(crate) fn held_out_loss(
     scorer: &Scorer<'_>,
     loader: &Loader,
+    vocabulary: Option<&DraftVocabulary>,
     limit: u64,
     progress: &mut dyn FnMut(u64, u64),
     stop: &AtomicBool,
 ) -> Result<Option<Evaluation>, TrainError> {
     let micro = scorer.batch.sequences;
     let of = loader.validation_len(limit) * micro.tokens as u64;
-    let mut data = TokenBatch::new(micro.batch, micro.tokens);
+    let mut data = TokenBatch::new(micro.batch, micro.tokens, 0);
     let (mut sum, mut predicted, mut losses) = (0.0, 0, Vec::new());
     let mut samples = loader.validation_samples(limit).peekable();
     while samples.peek().is_some() {
@@ -94,7 +96,11 @@ pub(crate) fn held_out_loss(
         }
         data.clear();
         for sample in samples.by_ref().take(micro.batch) {
-            data.push(&sample?);
+            let mut sample = sample?;
+            if let Some(vocabulary) = vocabulary {
+                sample.tokens.iter_mut().for_each(|id| *id = vocabulary.own(*id));
+            }
+            data.push(&sample);
         }
         scorer.add_losses(data.part(0..data.sequences()), &mut losses, &mut sum);
         predicted += data.predicted() as u64;
@@ -107,7 +113,10 @@ pub(crate) fn held_out_loss(
     let per_byte = |bytes_per_token: f64| nats / std::f64::consts::LN_2 / bytes_per_token;
     Ok(Some(Evaluation {
         nats_per_token: Some(nats),
-        bits_per_byte: loader.manifest().bytes_per_token(DataPart::Validation).map(per_byte),
+        bits_per_byte: match vocabulary {
+            None => loader.manifest().bytes_per_token(DataPart::Validation).map(per_byte),
+            Some(_) => None,
+        },
         tokens: predicted,
     }))
 }

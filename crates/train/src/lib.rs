@@ -15,6 +15,7 @@
 
 mod batch;
 mod checkpoint;
+pub mod distill;
 mod error;
 mod evaluate;
 mod events;
@@ -76,6 +77,8 @@ pub struct Inputs<'a> {
     pub peak_flops: Option<f64>,
     /// Go on from a checkpoint although this backend computes other bits than the one that wrote it.
     pub allow_other_bits: bool,
+    /// The target of a draft that is distilled; the recipe then has a section `[distill]`.
+    pub teacher: Option<&'a distill::Teacher<'a>>,
 }
 
 /// What training must know of a tokenizer.

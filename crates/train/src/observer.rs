@@ -71,6 +71,15 @@ pub enum Event<'a> {
         /// Samples in its batch.
         samples: u64,
     },
+    /// A round of sequences for a draft to learn from is being collected.
+    Collecting {
+        /// Its number, from 0.
+        round: u64,
+        /// Sequences that are there.
+        sequences: usize,
+        /// Sequences in all.
+        of: usize,
+    },
     /// An evaluation goes on.
     Evaluating {
         /// Tokens predicted so far.

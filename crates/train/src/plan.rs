@@ -178,7 +178,7 @@ fn measure(
     let planned = Parameters::initialize(b, config, scheme, recipe.run.seed, precision)
         .map_err(TrainError::from)
         .map(|parameters| Held::new(b, parameters, Parameters::free))
-        .and_then(|weights| Trainer::new(b, weights, batch, &recipe.train.optimizer, recipe.train.document_mask));
+        .and_then(|weights| Trainer::new(b, weights, batch, &recipe.train.optimizer, recipe.train.document_mask, None));
     let mut trainer = match planned {
         Ok(trainer) => trainer,
         Err(TrainError::Backend(_) | TrainError::Model(ModelError::Backend(_))) => return Ok(None),
@@ -226,7 +226,7 @@ pub fn time_steps(
 ) -> Result<Vec<f64>, TrainError> {
     let weights = Parameters::initialize(b, config, Scheme::Gpt2, 0, precision)?;
     let weights = Held::new(b, weights, Parameters::free);
-    let mut trainer = Trainer::new(b, weights, batch, &recipe::Optimizer::default(), false)?;
+    let mut trainer = Trainer::new(b, weights, batch, &recipe::Optimizer::default(), false, None)?;
     let data = made_up(config.vocab, BatchShape { micro_batch: batch.sequences, ..batch });
     let never = AtomicBool::new(false);
     let mut step = || {
@@ -248,7 +248,7 @@ pub fn time_steps(
 
 /// A micro-batch of ids that follow no pattern.
 fn made_up(vocab: usize, batch: BatchShape) -> TokenBatch {
-    let mut data = TokenBatch::new(batch.micro_batch, batch.tokens);
+    let mut data = TokenBatch::new(batch.micro_batch, batch.tokens, 0);
     for sequence in 0..batch.micro_batch {
         let id = |place: usize| ((sequence * 7919 + place * 104_729) % vocab) as u32;
         data.push(&Sample { tokens: (0..=batch.tokens).map(id).collect(), first_key: vec![0; batch.tokens] });

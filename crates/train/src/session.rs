@@ -1,6 +1,7 @@
 //! The loop: steps, metrics, evaluations, checkpoints.
 
 use crate::batch::TokenBatch;
+use crate::distill::{self, Acceptance, AcceptanceReport, Rounds, Teacher};
 use crate::held::Held;
 use crate::metrics::{self, EvaluationRecord, Journal, Record, SkippedRecord, StepRecord};
 use crate::observer::{Event, Observer};
@@ -10,8 +11,8 @@ use crate::step::{BatchShape, Outcome, Trainer};
 use crate::{Evaluation, Inputs, Resume, TrainError, checkpoint, evaluate, plan, shape};
 use backend::Backend;
 use data::{Loader, Manifest};
-use model::{Parameters, Source, cost};
-use recipe::Recipe;
+use model::{Cut, Parameters, Source, cost};
+use recipe::{Distill, Recipe};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,8 @@ pub(crate) struct Session<'a> {
     observer: &'a mut dyn Observer,
     trainer: Trainer<'a>,
     loader: Loader,
+    /// Where a draft learns from its target.
+    rounds: Option<Rounds<'a>>,
     shape: BatchShape,
     steps: u64,
     flops_per_token: f64,
@@ -87,16 +90,25 @@ impl<'a> Session<'a> {
         let started = Instant::now();
         let train = &recipe.train;
         let manifest = Manifest::load(inputs.data)?;
-        let present = State::new(recipe, manifest.content_hash(), inputs.tokenizer.hash.to_owned(), b.describe());
+        let sum = data_sum(&manifest, inputs.teacher);
+        let present = State::new(recipe, sum.clone(), inputs.tokenizer.hash.to_owned(), b.describe());
         let start = start::find(run, recipe, resume, &present, inputs.allow_other_bits)?;
 
         let checkpoint = start.from.as_ref().map(|(folder, _)| folder.as_path());
         let parameters = first_weights(b, recipe, checkpoint, inputs)?;
         let config = parameters.config.clone();
         let shape = shape::batch_shape(train, config.context)?;
-        manifest.check(inputs.tokenizer.hash, config.vocab)?;
+        // A draft's own vocabulary may be smaller: its ids are mapped.
+        let known = inputs.teacher.map_or(config.vocab, |teacher| teacher.model.config.vocab);
+        manifest.check(inputs.tokenizer.hash, known)?;
         let loader = Loader::open(inputs.data, &data::weights(&recipe.data), shape.tokens, recipe.run.seed)?;
-        let mut trainer = Trainer::new(b, parameters, shape, &train.optimizer, train.document_mask)?;
+        let taught = recipe.distill.as_ref().zip(inputs.teacher);
+        let divergence =
+            taught.and_then(|(distill, _)| Some((distill.top_k, distill::divergence(distill.divergence)?)));
+        let mut trainer = Trainer::new(b, parameters, shape, &train.optimizer, train.document_mask, divergence)?;
+        let rounds =
+            |(distill, teacher)| Rounds::new(b, teacher, (recipe, distill), run, (shape.tokens, config.vocab), &sum);
+        let rounds = taught.map(rounds).transpose()?;
         let state = match &start.from {
             Some((folder, before)) => {
                 checkpoint::read_moments(b, folder, &trainer)?;
@@ -123,6 +135,7 @@ impl<'a> Session<'a> {
             observer,
             trainer,
             loader,
+            rounds,
             shape,
             steps: shape::steps(recipe),
             flops_per_token: cost::flops_per_token(&config, shape.tokens).training,
@@ -143,7 +156,11 @@ impl<'a> Session<'a> {
         if self.state.evaluation_due {
             self.evaluate(stop)?;
         }
-        let mut batch = TokenBatch::new(self.shape.sequences, self.shape.tokens);
+        if self.state.step == 0 {
+            self.measure_acceptance(|report, found| report.before = found)?;
+        }
+        let listed = self.recipe.distill.as_ref().map_or(0, |distill| distill.top_k);
+        let mut batch = TokenBatch::new(self.shape.sequences, self.shape.tokens, listed);
         while self.state.step < self.steps && !stop.load(Ordering::Relaxed) {
             if !self.step(&mut batch, stop)? {
                 break;
@@ -161,6 +178,9 @@ impl<'a> Session<'a> {
         if unsaved && self.state.step > 0 {
             self.save()?;
         }
+        if self.state.step == self.steps {
+            self.measure_acceptance(|report, found| report.after = found)?;
+        }
         self.summarize()
     }
 
@@ -170,9 +190,8 @@ impl<'a> Session<'a> {
         let samples = self.shape.sequences as u64;
         let first_sample = self.state.step * samples;
         let step = self.state.step + 1;
-        batch.clear();
-        for index in first_sample..first_sample + samples {
-            batch.push(&self.loader.sample(index)?);
+        if !self.fill(batch, first_sample, samples, stop)? {
+            return Ok(false);
         }
         let learning_rate = crate::learning_rate(&self.recipe.train.schedule, step, self.steps);
         let Some(outcome) = self.trainer.step(batch, learning_rate, stop) else { return Ok(false) };
@@ -210,6 +229,33 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
+    /// Samples `first..first + count` into the batch; `false` if that was given up because `stop` was set.
+    fn fill(&mut self, batch: &mut TokenBatch, first: u64, count: u64, stop: &AtomicBool) -> Result<bool, TrainError> {
+        batch.clear();
+        let Some(rounds) = &mut self.rounds else {
+            for index in first..first + count {
+                batch.push(&self.loader.sample(index)?);
+            }
+            return Ok(true);
+        };
+        let draft = self.trainer.parameters().model();
+        if !rounds.ensure(self.state.step, &self.loader, &draft, self.observer, stop)? {
+            return Ok(false);
+        }
+        rounds.fill(first, count, batch)?;
+        Ok(true)
+    }
+
+    /// Measures what the target accepts of the draft's proposals, where there is one, and notes it.
+    fn measure_acceptance(&mut self, place: fn(&mut AcceptanceReport, Option<Acceptance>)) -> Result<(), TrainError> {
+        let Some((distill, teacher)) = self.recipe.distill.as_ref().zip(self.inputs.teacher) else { return Ok(()) };
+        let draft = self.trainer.parameters().model();
+        let found = distill::measure(self.b, teacher, &draft, distill, &self.loader, self.state.step)?;
+        let mut report = AcceptanceReport::read(self.run)?;
+        place(&mut report, found);
+        report.write(self.run)
+    }
+
     /// Tells of a skipped step, and stops the run after too many in a row.
     fn judge(&mut self, outcome: &Outcome, first_sample: u64) -> Result<(), TrainError> {
         let Some(fault) = outcome.fault else { return Ok(()) };
@@ -244,7 +290,9 @@ impl<'a> Session<'a> {
         let mut progress = |tokens, of| observer.observe(&Event::Evaluating { tokens, of });
         let scorer = self.trainer.scorer(&model);
         let evaluation = &self.recipe.train.evaluation;
-        let found = evaluate::held_out_loss(&scorer, &self.loader, evaluation.tokens, &mut progress, stop)?;
+        let vocabulary = self.inputs.teacher.and_then(|teacher| teacher.vocabulary);
+        let (loader, most) = (&self.loader, evaluation.tokens);
+        let found = evaluate::held_out_loss(&scorer, loader, vocabulary, most, &mut progress, stop)?;
         let Some(found) = found else { return Ok(()) };
         let continuations = evaluate::continue_prompts(self.b, &model, &self.inputs.tokenizer, evaluation)?;
         let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
@@ -317,7 +365,18 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The weights that the run begins with: a checkpoint's, a folder's, or random ones.
+/// A sum over everything that the order and the content of samples hang on.
+fn data_sum(manifest: &Manifest, teacher: Option<&Teacher<'_>>) -> String {
+    let Some(teacher) = teacher else { return manifest.content_hash() };
+    let mut hasher = blake3::Hasher::new_derive_key("slm 2026 data and target of a distillation v1");
+    hasher.update(manifest.content_hash().as_bytes()).update(teacher.hash.as_bytes());
+    for id in teacher.vocabulary.iter().flat_map(|vocabulary| vocabulary.target_ids()) {
+        hasher.update(&id.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The weights that the run begins with: a checkpoint's, a folder's, layers of the target, or random ones.
 fn first_weights<'b>(
     b: &'b dyn Backend,
     recipe: &Recipe,
@@ -330,11 +389,20 @@ fn first_weights<'b>(
         let source = Source::open(folder)?;
         shape::check_folder(&recipe.model, source.config(), tokenizer.vocab)?;
         Parameters::from_source(b, &source, precision)?
+    } else if let Some((distill, teacher)) = layers_of_target(recipe, inputs) {
+        let ids = teacher.vocabulary.map(|vocabulary| vocabulary.target_ids().to_vec());
+        let cut = Cut { layers: distill.layers_of_target.clone(), ids };
+        Parameters::cut_from(b, teacher.source, &cut, precision)?
     } else {
         let config = shape::model_config(&recipe.model, tokenizer.vocab, tokenizer.bos, tokenizer.eos)?;
         Parameters::initialize(b, &config, shape::scheme(&recipe.model), recipe.run.seed, precision)?
     };
     Ok(Held::new(b, parameters, Parameters::free))
+}
+
+/// Whether the draft begins as layers of its target.
+fn layers_of_target<'a>(recipe: &'a Recipe, inputs: &Inputs<'a>) -> Option<(&'a Distill, &'a Teacher<'a>)> {
+    recipe.distill.as_ref().filter(|distill| !distill.layers_of_target.is_empty()).zip(inputs.teacher)
 }
 
 fn last_evaluation(path: &Path) -> Result<Option<Evaluation>, TrainError> {

@@ -1,11 +1,11 @@
 //! One optimizer step: micro-batches in a fixed order, gradient norm, clipping, AdamW.
 
 use crate::TrainError;
-use crate::batch::{TokenBatch, write_part};
+use crate::batch::{TokenBatch, write_part, write_teacher};
 use crate::evaluate::Scorer;
 use crate::guard::{self, Fault};
 use crate::held::{Buffers, Held};
-use backend::{AdamW, Backend, Buf, Element, Sequences};
+use backend::{AdamW, Backend, Buf, Divergence, Element, Sequences, Teacher};
 use model::{Activations, Batch, Kind, Model, Parameters, llama};
 use recipe::{DecayedParameters, Optimizer};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +66,8 @@ pub(crate) struct Trainer<'b> {
     activations: Held<'b, Activations>,
     batch: Held<'b, Batch>,
     targets: Buf,
+    /// What rows are compared with instead of their next tokens, where there is a teacher.
+    teacher: Option<(Teacher, Divergence)>,
     /// Losses of all rows of a batch, so that the host waits once a step, not once a micro-batch.
     losses: Buf,
     losses_read: Vec<f32>,
@@ -77,7 +79,8 @@ pub(crate) struct Trainer<'b> {
 }
 
 impl<'b> Trainer<'b> {
-    /// Plans everything for `parameters`. Moments are 0.
+    /// Plans everything for `parameters`. Moments are 0. With a teacher that lists so many tokens for each row, the
+    /// divergence from it is made small instead of the loss of the next token.
     ///
     /// # Errors
     /// No memory.
@@ -87,6 +90,7 @@ impl<'b> Trainer<'b> {
         shape: BatchShape,
         optimizer: &Optimizer,
         document_mask: bool,
+        teacher: Option<(usize, Divergence)>,
     ) -> Result<Self, TrainError> {
         let mut buffers = Buffers::new(b);
         let mut moments = Vec::with_capacity(parameters.list.len());
@@ -98,6 +102,12 @@ impl<'b> Trainer<'b> {
         let activations = Held::new(b, activations, Activations::free);
         let batch = Held::new(b, Batch::new(b, shape.micro(), document_mask)?, Batch::free);
         let rows = shape.batch_tokens();
+        let mut plan_teacher = |(tokens, divergence): (usize, Divergence)| {
+            let listed = shape.micro().rows() * tokens;
+            let (ids, probabilities) = (buffers.alloc(Element::U32, listed)?, buffers.alloc(Element::F32, listed)?);
+            Ok::<_, TrainError>((Teacher { ids, probabilities, tokens }, divergence))
+        };
+        let teacher = teacher.map(&mut plan_teacher).transpose()?;
         Ok(Self {
             b,
             parameters,
@@ -105,6 +115,7 @@ impl<'b> Trainer<'b> {
             activations,
             batch,
             targets: buffers.alloc(Element::U32, shape.micro().rows())?,
+            teacher,
             losses: buffers.alloc(Element::F32, rows)?,
             losses_read: vec![0.0; rows],
             _buffers: buffers,
@@ -159,8 +170,14 @@ impl<'b> Trainer<'b> {
             let next = data.sequences().min(first + self.shape.micro_batch);
             let part = data.part(first..next);
             write_part(self.b, &self.batch, self.targets, part);
-            let (activations, targets) = (&self.activations, self.targets);
-            let losses = llama::loss_and_gradients(self.b, &self.parameters, activations, &self.batch, targets, scale);
+            let (b, parameters, activations, batch) = (self.b, &self.parameters, &self.activations, &self.batch);
+            let losses = match self.teacher {
+                None => llama::loss_and_gradients(b, parameters, activations, batch, self.targets, scale),
+                Some(taught @ (teacher, _)) => {
+                    write_teacher(b, batch, teacher, part);
+                    llama::divergence_and_gradients(b, parameters, activations, batch, taught, scale)
+                }
+            };
             self.b.copy(self.losses, first * self.shape.tokens, losses, 0, part.ids.len());
             first = next;
         }
@@ -216,11 +233,11 @@ mod tests {
         let precision = shape::precision(&recipe.train);
         let parameters = Parameters::initialize(b, &config, shape::scheme(&recipe.model), 1, precision).unwrap();
         let parameters = Held::new(b, parameters, Parameters::free);
-        Trainer::new(b, parameters, batch, &recipe.train.optimizer, recipe.train.document_mask).unwrap()
+        Trainer::new(b, parameters, batch, &recipe.train.optimizer, recipe.train.document_mask, None).unwrap()
     }
 
     fn batch(first: u32) -> TokenBatch {
-        let mut batch = TokenBatch::new(4, 16);
+        let mut batch = TokenBatch::new(4, 16, 0);
         for sequence in 0..4 {
             let tokens = (0..17).map(|place| (first + 5 * sequence + place * place) % 64).collect();
             batch.push(&Sample { tokens, first_key: (0..16).map(|row| if row < 6 { 0 } else { 6 }).collect() });

@@ -1,8 +1,10 @@
 //! What the tests of several modules need: a small recipe, small shards, a backend.
 
+use crate::distill::Teacher;
 use crate::{Event, Inputs, Resume, Summary, Tokenizer, TrainError};
 use backend::Backend;
 use formats::file;
+use infer::DraftVocabulary;
 use recipe::Recipe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,12 +52,20 @@ pub(crate) fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::parse(RECIPE, Path::new("test.toml"), &overrides).unwrap()
 }
 
+/// The same without a tokenizer, for a draft: rounds of four sequences, every two steps.
+pub(crate) fn draft_recipe(overrides: &[&str]) -> Recipe {
+    let text = RECIPE.replace("[tokenizer]\npath = \"tokenizer.json\"\n", "")
+        + "[distill]\ntop_k = 8\nround_sequences = 4\nround_steps = 2\nheldout_prompts = 4\nheldout_tokens = 6\n";
+    let overrides: Vec<String> = overrides.iter().map(|&argument| argument.to_owned()).collect();
+    Recipe::parse(&text, Path::new("draft.toml"), &overrides).unwrap()
+}
+
 /// Shards, a tokenizer's folder, and runs on them, in a folder that goes away.
 pub(crate) struct World {
     folder: tempfile::TempDir,
 }
 
-const TOKENIZER_HASH: &str = "tokenizer";
+pub(crate) const TOKENIZER_HASH: &str = "tokenizer";
 const VOCAB: u32 = 64;
 
 impl World {
@@ -91,6 +101,19 @@ impl World {
         session: &Session,
         watch: &dyn Fn(&Event<'_>, &AtomicBool),
     ) -> Result<Summary, TrainError> {
+        self.run_recipe(b, name, &recipe(overrides), None, session, watch)
+    }
+
+    /// Trains any recipe; a draft's with its teacher.
+    pub(crate) fn run_recipe(
+        &self,
+        b: &dyn Backend,
+        name: &str,
+        recipe: &Recipe,
+        teacher: Option<&Teacher<'_>>,
+        session: &Session,
+        watch: &dyn Fn(&Event<'_>, &AtomicBool),
+    ) -> Result<Summary, TrainError> {
         let encode = |text: &str| text.bytes().map(|byte| u32::from(byte) % VOCAB).collect();
         let decode = |ids: &[u32]| ids.iter().map(|&id| char::from(b'0' + (id % 64) as u8)).collect();
         let folder = self.path("tokenizer");
@@ -100,7 +123,7 @@ impl World {
             tokenizer: Tokenizer {
                 folder: &folder,
                 hash: TOKENIZER_HASH,
-                vocab: VOCAB as usize,
+                vocab: teacher.and_then(|teacher| teacher.vocabulary).map_or(VOCAB as usize, DraftVocabulary::len),
                 bos: Some(1),
                 eos: Some(2),
                 encode: &encode,
@@ -108,11 +131,12 @@ impl World {
             },
             peak_flops: Some(1e9),
             allow_other_bits: session.allow_other_bits,
+            teacher,
         };
         let stop = AtomicBool::new(false);
         let mut observer = |event: &Event<'_>| watch(event, &stop);
         let resume = session.resume.clone();
-        crate::run(b, &recipe(overrides), &self.path(name), resume, &inputs, &mut observer, &stop)
+        crate::run(b, recipe, &self.path(name), resume, &inputs, &mut observer, &stop)
     }
 
     /// Trains until the end, or until step `stop_at` is done.

@@ -1,7 +1,7 @@
 //! The bits of every operation on fixed inputs, as one number each.
 
 use super::{Lab, attention, random, random_ids};
-use crate::{AdamW, Backend, Heads, KvType, Precision, Rows, Sequences};
+use crate::{AdamW, Backend, Divergence, Heads, KvType, Precision, Rows, Sequences, Teacher};
 
 const HEADS: Heads = Heads { heads: 6, kv_heads: 2, head_dim: 48 };
 const ROWS: usize = 130;
@@ -99,6 +99,12 @@ fn multiplied(b: &dyn Backend, precision: Precision, all: &mut Vec<(String, u64)
     push("head_loss", &lab.read(losses, ROWS));
     push("head_loss_backward d_x", &lab.read(d_x, ROWS * inner));
     push("head_loss_backward g_head", &lab.read(g, out * inner));
+    let ids = lab.ids(&(0..ROWS as u32).flat_map(|row| [row % out as u32, (row + 1) % out as u32]).collect::<Vec<_>>());
+    let teacher = Teacher { ids, probabilities: lab.floats(&[0.6, 0.3].repeat(ROWS)), tokens: 2 };
+    b.head_divergence_backward(losses, d_x, g, x, w, teacher, Divergence::SymmetricKl, 0.1, ROWS);
+    push("head_divergence", &lab.read(losses, ROWS));
+    push("head_divergence_backward d_x", &lab.read(d_x, ROWS * inner));
+    push("head_divergence_backward g_head", &lab.read(g, out * inner));
 }
 
 fn cached(b: &dyn Backend, kv_type: KvType, all: &mut Vec<(String, u64)>) {

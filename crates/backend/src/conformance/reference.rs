@@ -1,6 +1,6 @@
 //! The operations in f64, as plainly as they can be written, and finite differences.
 
-use crate::{Heads, NO_TARGET, Sequences};
+use crate::{Divergence, Heads, LEAST_PROBABILITY, NO_TARGET, Sequences};
 
 /// `x · wᵀ`, `w` being `out × inner`.
 pub(super) fn linear(x: &[f64], w: &[f64], inner: usize) -> Vec<f64> {
@@ -106,6 +106,37 @@ pub(super) fn losses(x: &[f64], head: &[f64], targets: &[u32], width: usize) -> 
         if target == NO_TARGET { 0.0 } else { total - logits[target as usize] }
     };
     logits.chunks(head.len() / width).zip(targets).map(loss).collect()
+}
+
+/// Divergences from a teacher that lists `tokens` ids and probabilities for each row.
+pub(super) fn divergences(
+    x: &[f64],
+    head: &[f64],
+    (ids, t, tokens): (&[u32], &[f64], usize),
+    divergence: Divergence,
+    width: usize,
+) -> Vec<f64> {
+    let logits = linear(x, head, width);
+    let row = |((logits, ids), t): ((&[f64], &[u32]), &[f64])| {
+        let listed: Vec<(usize, f64)> =
+            ids.iter().zip(t).filter(|(id, _)| **id != NO_TARGET).map(|(&id, &t)| (id as usize, t)).collect();
+        if listed.is_empty() {
+            return 0.0;
+        }
+        let total = logits.iter().map(|l| l.exp()).sum::<f64>();
+        let mut outcomes: Vec<(f64, f64)> = listed.iter().map(|&(id, t)| (logits[id].exp() / total, t)).collect();
+        let rest = outcomes.iter().fold((1.0, 1.0), |rest, outcome| (rest.0 - outcome.0, rest.1 - outcome.1));
+        outcomes.push(rest);
+        let kl = |a: f64, b: f64| if a > 0.0 { a * (a / b).ln() } else { 0.0 };
+        let each = outcomes.into_iter().map(|(q, t)| match divergence {
+            Divergence::ForwardKl => kl(t, q),
+            Divergence::ReverseKl => kl(q, t.max(LEAST_PROBABILITY)),
+            Divergence::SymmetricKl => 0.5 * (kl(t, q) + kl(q, t.max(LEAST_PROBABILITY))),
+            Divergence::TotalVariation => 0.5 * (q - t).abs(),
+        });
+        each.sum()
+    };
+    logits.chunks(head.len() / width).zip(ids.chunks(tokens)).zip(t.chunks(tokens)).map(row).collect()
 }
 
 /// `Σ out ⊙ d_out`: what a backward differentiates.
