@@ -3,7 +3,7 @@
 //!
 //! Every `round_steps` steps a round of sequences is collected: training text, text by the target, and text by the draft
 //! as it is by then. The target reads each once, and what it says at every place, its likeliest tokens and their
-//! probabilities, is kept in a file ([`round`]). Steps draw from all rounds so far. A round follows from the seed and
+//! probabilities, is kept in a file (`round.rs`). Steps draw from all rounds so far. A round follows from the seed and
 //! the draft's weights, so a killed run goes on with the same bits; rounds that are there are not collected again.
 
 mod acceptance;
