@@ -51,12 +51,20 @@ fn a_distilled_draft_is_resumed_to_the_bit_and_changes_no_text() {
     }
     lab.assert_same_files("draft/teacher", "killed/teacher");
 
+    let exported = ["export", "--model", "draft", "--to", "gguf", "--type", "q8_0", "--out", "draft.gguf"];
+    assert_eq!(
+        lab.refused(&exported),
+        "error: draft: a draft with ids of its own has no tokenizer; name its target with --tokenizer"
+    );
+    lab.ok(&[&exported[..], &["--tokenizer", "target.gguf"]].concat());
     let plain = ["generate", "--model", "target.gguf", "--prompt", "Ke lo", "--max-tokens", "40", "--json"];
     let text = lab.json(&plain)["text"].clone();
     for length in ["1", "4", "auto"] {
-        let with = lab.json(&[&plain[..], &["--draft", "draft", "--draft-length", length]].concat());
-        assert_eq!(with["text"], text, "{length}");
-        assert!(length == "auto" || with["drafted"].as_u64() > Some(0), "{with}");
+        for draft in ["draft", "draft.gguf"] {
+            let with = lab.json(&[&plain[..], &["--draft", draft, "--draft-length", length]].concat());
+            assert_eq!(with["text"], text, "{draft} {length}");
+            assert!(length == "auto" || with["drafted"].as_u64() > Some(0), "{with}");
+        }
     }
 }
 
@@ -83,6 +91,10 @@ fn what_cannot_be_distilled_is_said() {
     assert_eq!(
         refused(&distill("new", &["--set", "distill.text_share=0.9"])),
         "error: draft.toml: distill.text_share = 0.9 with target_share = 0.4 and draft_share = 0.1: must add up to 1, none of them negative"
+    );
+    assert_eq!(
+        refused(&["generate", "--model", "target.gguf", "--chat", "--prompt", "Ke"]),
+        "error: no chat template came with this vocabulary, so a chat cannot be written; give a text instead"
     );
     assert!(!Path::new(&lab.path("new/checkpoints")).exists());
     lab.ok(&distill("draft", &["--set", "train.steps=1"]));

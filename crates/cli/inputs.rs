@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail};
 use backend::{Backend, KvType, Precision};
 use formats::{file, quant};
-use infer::{DRAFT_VOCABULARY_FILE, DraftVocabulary};
 use model::{Model, Source};
 use recipe::Recipe;
 use std::path::{Path, PathBuf};
@@ -103,17 +102,6 @@ pub(crate) fn load_tokenizer(path: &Path, instead: Option<&Path>) -> Result<Toke
     Tokenizer::load(&path).with_context(|| {
         format!("{}: no tokenizer could be loaded with this model; name one with --tokenizer", path.display())
     })
-}
-
-/// The vocabulary of its own that the draft in this folder has, if it has one.
-pub(crate) fn draft_vocabulary(folder: &Path) -> Result<Option<DraftVocabulary>> {
-    let path = folder.join(DRAFT_VOCABULARY_FILE);
-    if !file::is_file(&path) {
-        return Ok(None);
-    }
-    let vocabulary = serde_json::from_str(&file::read_to_string(&path)?);
-    let vocabulary = vocabulary.with_context(|| format!("{}: not the vocabulary of a draft", path.display()))?;
-    Ok(Some(vocabulary))
 }
 
 /// Token ids from a file that holds one JSON array.

@@ -6,6 +6,7 @@
 
 mod busy;
 mod commands;
+mod draft_vocabulary;
 mod env;
 mod inputs;
 mod machine;

@@ -1,7 +1,7 @@
 //! Who proposes tokens, how many, and what that costs on this machine: shared by `slm generate` and `slm bench speculative`.
 
-use crate::env;
 use crate::inputs::{self, CacheType, Dtype};
+use crate::{draft_vocabulary, env};
 use anyhow::{Context, Result, bail};
 use backend::Backend;
 use clap::{Args, ValueEnum};
@@ -113,7 +113,7 @@ impl SpeculationArguments {
                 "the draft has {others} parameters and the target {own}, so drafting takes longer than the text by itself; take a smaller draft, or exchange --model and --draft"
             );
         }
-        if let Some(vocabulary) = inputs::draft_vocabulary(&inputs::model_path(path)?)? {
+        if let Some(vocabulary) = draft_vocabulary::read(&inputs::model_path(path)?)? {
             if tokenizer.is_some_and(|own| own.hash() != vocabulary.tokenizer_hash()) {
                 bail!(
                     "{}: this draft was distilled for a target with another tokenizer; distil one for this target",

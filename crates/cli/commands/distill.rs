@@ -4,11 +4,11 @@ use crate::inputs::{self, CacheType, Dtype};
 use crate::machine::MachineArguments;
 use crate::preparation::{self, Prepared};
 use crate::progress::TrainView;
-use crate::{output, signals, training};
+use crate::{draft_vocabulary, output, signals, training};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use formats::file;
-use infer::{DRAFT_VOCABULARY_FILE, DraftVocabulary};
+use infer::DraftVocabulary;
 use model::{Model, Source};
 use recipe::{Distill, Recipe};
 use serde::Serialize;
@@ -132,7 +132,7 @@ fn vocabulary(
         tokenizer.save(&folder)?;
         return Ok((folder, None));
     }
-    if let Some(known) = inputs::draft_vocabulary(&folder)? {
+    if let Some(known) = draft_vocabulary::read(&folder)? {
         if known.tokenizer_hash() != tokenizer.hash() || known.target_ids().len() != most {
             bail!(
                 "{}: is not for this target and {most} tokens; set distill.frequent_tokens back, or begin a new run with another --draft",
@@ -150,7 +150,7 @@ fn vocabulary(
     let ids = distill::frequent_ids(&loader, tokenizer.vocab_size(), &always, most)?;
     let vocabulary = DraftVocabulary::new(tokenizer.hash().to_owned(), ids).context("the target has no tokens")?;
     file::create_dir_all(&folder)?;
-    file::write_bytes(&folder.join(DRAFT_VOCABULARY_FILE), &serde_json::to_vec(&vocabulary)?)?;
+    draft_vocabulary::save(&vocabulary, &folder)?;
     Ok((folder, Some(vocabulary)))
 }
 

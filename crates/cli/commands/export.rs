@@ -1,11 +1,12 @@
 //! `slm export`: a model in another format or type, read back and compared before it is called done.
 
 use crate::machine::MachineArguments;
-use crate::{inputs, output};
+use crate::{draft_vocabulary, inputs, output};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use formats::Encoding;
 use formats::file::{self, FileError};
+use infer::DraftVocabulary;
 use model::export::{self, OnText, Report};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -70,12 +71,29 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let cpu = arguments.machine.open()?;
     let source = inputs::model_path(&arguments.model)?;
+    let own = draft_vocabulary::read(&source)?;
+    if own.is_some() && arguments.tokenizer.is_none() {
+        bail!(
+            "{}: a draft with ids of its own has no tokenizer; name its target with --tokenizer",
+            arguments.model.display()
+        );
+    }
     let tokenizer = inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?;
-    let report = match arguments.to {
-        Format::Hf => to_hf_folder(&cpu, &source, encoding, &arguments.out, &tokenizer)?,
-        Format::Gguf => to_gguf(&cpu, &source, encoding, &arguments.out, &tokenizer)?,
+    let vocabulary = match &own {
+        Some(own) if own.tokenizer_hash() != tokenizer.hash() => {
+            bail!("{}: was distilled for a target with another tokenizer than this", arguments.model.display())
+        }
+        Some(own) => Vocabulary::Draft(own),
+        None => Vocabulary::Tokenizer(&tokenizer),
     };
-    let text = text_ids(&arguments, &tokenizer)?;
+    let report = match arguments.to {
+        Format::Hf => to_hf_folder(&cpu, &source, encoding, &arguments.out, vocabulary)?,
+        Format::Gguf => to_gguf(&cpu, &source, encoding, &arguments.out, vocabulary)?,
+    };
+    let mut text = text_ids(&arguments, &tokenizer)?;
+    if let Some(own) = &own {
+        text.iter_mut().for_each(|id| *id = own.own(*id));
+    }
     let text = export::compare_on_text(&cpu, &source, &arguments.out, &text)?;
     if arguments.json {
         return output::json(&Exported { report, text });
@@ -114,29 +132,45 @@ fn text_ids(arguments: &Arguments, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// A Hugging Face folder with the tokenizer's files.
+/// What a model's ids stand for.
+#[derive(Clone, Copy)]
+pub(crate) enum Vocabulary<'a> {
+    /// Pieces of text.
+    Tokenizer(&'a Tokenizer),
+    /// Some ids of a draft's target.
+    Draft(&'a DraftVocabulary),
+}
+
+/// A Hugging Face folder with the vocabulary's files.
 pub(crate) fn to_hf_folder(
     cpu: &cpu::Cpu,
     source: &Path,
     encoding: Encoding,
     out: &Path,
-    tokenizer: &Tokenizer,
+    vocabulary: Vocabulary<'_>,
 ) -> Result<Report> {
     let mut failed = None;
     let report = export::to_hf_folder(cpu, source, encoding, out, &mut |folder| {
-        failed = tokenizer.save(folder).err();
+        failed = match vocabulary {
+            Vocabulary::Tokenizer(tokenizer) => tokenizer.save(folder).err().map(Into::into),
+            Vocabulary::Draft(own) => draft_vocabulary::save(own, folder).err(),
+        };
         Ok::<(), FileError>(())
     })?;
-    failed.map_or(Ok(report), |error| Err(error).context("the tokenizer's files could not be written"))
+    failed.map_or(Ok(report), |error: anyhow::Error| Err(error).context("the tokenizer's files could not be written"))
 }
 
-/// A GGUF file with the tokenizer in it.
+/// A GGUF file with the vocabulary in it.
 pub(crate) fn to_gguf(
     cpu: &cpu::Cpu,
     source: &Path,
     encoding: Encoding,
     out: &Path,
-    tokenizer: &Tokenizer,
+    vocabulary: Vocabulary<'_>,
 ) -> Result<Report> {
-    Ok(export::to_gguf(cpu, source, encoding, out, &tokenizer.gguf_entries()?)?)
+    let entries = match vocabulary {
+        Vocabulary::Tokenizer(tokenizer) => tokenizer.gguf_entries()?,
+        Vocabulary::Draft(own) => draft_vocabulary::gguf_entries(own),
+    };
+    Ok(export::to_gguf(cpu, source, encoding, out, &entries)?)
 }

@@ -15,7 +15,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use tokenizer::{StreamDecoder, Tokenizer};
+use tokenizer::{Message, StreamDecoder, Tokenizer};
 
 /// Continue a prompt, token by token
 #[derive(Args)]
@@ -65,7 +65,10 @@ pub(crate) struct Arguments {
     /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Whether the prompt begins with the beginning-of-sequence token
+    /// Ask the prompt as a user would, by the model's chat template
+    #[arg(long, conflicts_with = "prompt_ids")]
+    chat: bool,
+    /// Whether the prompt begins with the beginning-of-sequence token; with --chat its template decides
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
     /// Go on past the end-of-sequence token
@@ -176,6 +179,9 @@ fn prompt_ids(arguments: &Arguments, tokenizer: Option<&Tokenizer>) -> Result<Ve
         (None, prompt) => prompt.unwrap_or_default().to_owned(),
     };
     let Some(tokenizer) = tokenizer else { bail!("a prompt of text needs a tokenizer; name one with --tokenizer") };
+    if arguments.chat {
+        return Ok(tokenizer.encode_chat(&[Message::user(text)])?);
+    }
     let mut ids = tokenizer.encode(&text);
     let wanted = match arguments.bos {
         Bos::Auto => tokenizer.adds_bos() || ids.is_empty(),

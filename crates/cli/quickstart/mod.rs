@@ -229,11 +229,11 @@ impl Life<'_> {
     /// The finetuned pair for other programs, read back and compared.
     fn export(&mut self, target: &Trained, draft: &Trained, texts: &Texts) -> Result<(PathBuf, PathBuf)> {
         self.budget.begin("export");
-        let tokenizer = &texts.code.tokenizer;
         let (folder, gguf) = (self.options.out.join("model"), self.options.out.join("model.gguf"));
-        let written = export::to_hf_folder(self.cpu, &target.code, Encoding::F32, &folder, tokenizer)?;
-        export::to_hf_folder(self.cpu, &draft.code, Encoding::F32, &self.options.out.join("draft"), tokenizer)?;
-        let packed = export::to_gguf(self.cpu, &target.code, Encoding::F16, &gguf, tokenizer)?;
+        let vocabulary = export::Vocabulary::Tokenizer(&texts.code.tokenizer);
+        let written = export::to_hf_folder(self.cpu, &target.code, Encoding::F32, &folder, vocabulary)?;
+        export::to_hf_folder(self.cpu, &draft.code, Encoding::F32, &self.options.out.join("draft"), vocabulary)?;
+        let packed = export::to_gguf(self.cpu, &target.code, Encoding::F16, &gguf, vocabulary)?;
         self.budget.end(&format!(
             "read back: logits differ by {:.1e} (f32), {:.1e} (f16 GGUF)",
             written.max_logit_difference, packed.max_logit_difference

@@ -6,7 +6,7 @@ use formats::file;
 use serde::Deserialize;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use tokenizer::Tokenizer;
+use tokenizer::{Message, Tokenizer};
 
 /// What stands before each HumanEval prompt: an instruction and one solved example in Code Llama's marks, ending in a
 /// comment sign, so that the prompt's first line becomes a comment. AMD's own words come with `--prefix`.
@@ -47,8 +47,14 @@ impl Check {
     }
 }
 
-/// The prompts of `path` (plain or gzip), at most `limit`, spread evenly over the file.
-pub(super) fn read(path: &Path, prefix: Option<&Path>, tokenizer: &Tokenizer, limit: usize) -> Result<Vec<Asked>> {
+/// The prompts of `path` (plain or gzip), at most `limit`, spread evenly over the file; with `chat` as messages of a user.
+pub(super) fn read(
+    path: &Path,
+    prefix: Option<&Path>,
+    tokenizer: &Tokenizer,
+    chat: bool,
+    limit: usize,
+) -> Result<Vec<Asked>> {
     let prefix = prefix.map(file::read_to_string).transpose()?.unwrap_or_else(|| PREFIX.to_owned());
     let lines = lines(path)?;
     if lines.is_empty() {
@@ -73,10 +79,13 @@ pub(super) fn read(path: &Path, prefix: Option<&Path>, tokenizer: &Tokenizer, li
             }
             _ => bail!("{}: line {}: neither `prompt` nor `turns` is there", path.display(), number + 1),
         };
-        let mut ids = tokenizer.encode(&text);
-        if tokenizer.adds_bos() {
-            ids.splice(0..0, tokenizer.bos());
-        }
+        let ids = if chat {
+            let message = Message::user(text.trim_end());
+            tokenizer.encode_chat(&[message]).with_context(|| format!("{}: line {}", path.display(), number + 1))?
+        } else {
+            let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+            bos.into_iter().chain(tokenizer.encode(&text)).collect()
+        };
         prompts.push(Asked { prompt: SpeculativePrompt { name, category, ids }, check });
     }
     Ok(prompts)

@@ -51,6 +51,9 @@ pub(super) struct Arguments {
     /// Text to put before each HumanEval prompt instead of our own example
     #[arg(long, value_name = "FILE")]
     prefix: Option<PathBuf>,
+    /// Ask the questions of `tasks` as a user would, by the model's chat template
+    #[arg(long)]
+    chat: bool,
     /// Only so many prompts, spread over the file
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
@@ -125,7 +128,11 @@ fn stage<'m>(
         Protocol::Amd | Protocol::Stop => 512,
         Protocol::Tasks => 256,
     });
-    let mut prompts = prompts::read(&arguments.data, arguments.prefix.as_deref(), tokenizer, arguments.limit)?;
+    if arguments.chat && arguments.protocol != Protocol::Tasks {
+        bail!("--chat is for --protocol tasks; amd and stop continue a program");
+    }
+    let Arguments { data, prefix, chat, limit, .. } = arguments;
+    let mut prompts = prompts::read(data, prefix.as_deref(), tokenizer, *chat, *limit)?;
     let context = target.config.context;
     let fits = |asked: &Asked| asked.prompt.ids.len() + most <= context;
     let too_long = prompts.iter().filter(|asked| !fits(asked)).count();
