@@ -37,6 +37,9 @@ pub(super) struct Arguments {
     /// Tokens of each text
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(8..=1024))]
     tokens: u16,
+    /// Each text is written so often, all in turn, and the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeats: u16,
     /// How products are computed
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     dtype: Dtype,
@@ -71,7 +74,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         cases.push((alpha, ImposedWidth::Adaptive));
     }
     cases.push((bench::alpha_of(AMD_ACCEPTANCE, AMD_WIDTH), ImposedWidth::Fixed(AMD_WIDTH)));
-    let results = bench::imposed(target, draft, &costs, &cases, usize::from(arguments.tokens))?;
+    let results =
+        bench::imposed(target, draft, &costs, &cases, usize::from(arguments.tokens), arguments.repeats.into())?;
     if arguments.json {
         return results.iter().try_for_each(output::json);
     }

@@ -172,7 +172,7 @@ impl Stage<'_> {
         vec![
             fact("target", name(&arguments.model)),
             fact("draft", self.cast.draft.map_or_else(|| "none".into(), |draft| name(&draft.path))),
-            fact("drafters", format!("{:?}, width {:?}", how.speculate, how.draft_length).to_lowercase()),
+            fact("drafters", drafters(how)),
             fact(
                 "text",
                 format!(
@@ -185,6 +185,12 @@ impl Stage<'_> {
             fact("release", env!("CARGO_PKG_VERSION").into()),
         ]
     }
+}
+
+/// Who proposes, and how much.
+fn drafters(how: &SpeculationArguments) -> String {
+    let who: Vec<String> = how.speculate.iter().map(|who| format!("{who:?}")).collect();
+    format!("{}, width {:?}", who.join(", "), how.draft_length).to_lowercase()
 }
 
 /// The drafters that the protocol asks for, where the user has not said otherwise.
