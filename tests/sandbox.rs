@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[expect(clippy::print_stdout, reason = "a helper of tests says why they do nothing")]
-/// A sandbox with walls and little time, unless this system has none or no Python.
+/// A sandbox with walls and little time (Python may need more than a second to start on a busy machine), unless this system has none or no Python.
 fn sandbox() -> Option<Sandbox> {
-    let limits = Limits { seconds: 1.0, memory_bytes: 512 << 20, ..Limits::default() };
+    let limits = Limits { seconds: 4.0, memory_bytes: 512 << 20, ..Limits::default() };
     match Sandbox::new(eval::again(crate::support::SLM.as_ref(), "sandbox"), limits, false) {
         Ok(sandbox) => Some(sandbox),
         Err(error @ (EvalError::NoSandbox { .. } | EvalError::NoPython)) => {

@@ -85,6 +85,7 @@ fn tokenizer(recipe: &Recipe, folder: &Path) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::load(path).context("tokenizer.path")?;
         if !file::exists(&folder.join("tokenizer.json")) {
             file::create_dir_all(folder)?;
+            file::remove_leftovers(folder)?;
             tokenizer.save(folder)?;
         }
         return Ok(tokenizer);
@@ -116,6 +117,7 @@ pub(crate) fn trained_tokenizer(choice: &TokenizerChoice, data: &Data, folder: &
     texts.finish()?;
     let trained = trained?;
     file::create_dir_all(folder)?;
+    file::remove_leftovers(folder)?;
     trained.save(folder)?;
     file::write_bytes(&origin_file, origin.as_bytes())?;
     Ok(trained)

@@ -129,6 +129,7 @@ fn vocabulary(
     let most = distill.frequent_tokens;
     if most == 0 || most >= target.config.vocab {
         file::create_dir_all(&folder)?;
+        file::remove_leftovers(&folder)?;
         tokenizer.save(&folder)?;
         return Ok((folder, None));
     }

@@ -50,7 +50,7 @@ fn overrides_set_values_of_every_type() {
 #[test]
 fn an_override_may_supply_a_missing_section() {
     let without = GOOD.replace("[tokenizer]\ntrain_vocab = 512\n", "");
-    insta::assert_snapshot!(refusal(&without, &[]), @"r.toml:1:1: missing field `tokenizer`");
+    insta::assert_snapshot!(refusal(&without, &[]), @"r.toml: tokenizer = neither path nor train_vocab: give exactly one of `path` (an existing tokenizer) and `train_vocab` (how many tokens to train)");
     let recipe = parse(&without, &["tokenizer.train_vocab=600"]).expect("complete");
     assert_eq!(recipe.tokenizer.train_vocab, Some(600));
 }
