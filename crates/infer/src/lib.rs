@@ -31,6 +31,7 @@ mod score;
 mod session;
 mod speculate;
 mod suffix;
+mod texts;
 mod vocabulary;
 mod width;
 
@@ -51,5 +52,6 @@ pub use score::{Scorer, Window, rolling_windows, score, score_rolling, score_win
 pub use session::{Logits, MAX_GENERATED_ROWS, PROMPT_CHUNK, Session};
 pub use speculate::MAX_DRAFT_LENGTH;
 pub use suffix::SuffixDrafter;
+pub use texts::Texts;
 pub use vocabulary::check_vocabularies;
 pub use width::{Costs, expected_tokens};

@@ -96,6 +96,49 @@ pub fn forward_cached(
     })
 }
 
+/// Room for the row of one text in [`forward_texts`].
+#[derive(Clone, Copy, Debug)]
+pub struct TextRow {
+    /// A row of queries, keys and values.
+    pub qkv: Buf,
+    /// A row of attended values.
+    pub attended: Buf,
+}
+
+/// One generated token of each of several texts: `ids[i]` stands at position `texts[i].1` behind what the cache
+/// `texts[i].0` holds, and its keys and values are stored there. Weights are read once for all. A row has the bits that it
+/// has alone. Returns hidden states as [`forward`] does.
+///
+/// # Panics
+/// If there are not as many texts as ids, none, more than [`Activations::rows`], or positions beyond
+/// [`Activations::positions`].
+pub fn forward_texts(
+    b: &dyn Backend,
+    model: &Model,
+    acts: &Activations,
+    texts: &[(KvCache, usize)],
+    ids: &[u32],
+    row: TextRow,
+) -> Buf {
+    assert_eq!(texts.len(), ids.len(), "a token for each text");
+    let rows = Rows::generated(ids.len());
+    let pass = Pass::new(model, acts, rows, acts.row_positions);
+    b.write_ids(acts.ids, 0, ids);
+    for (index, &(_, at)) in texts.iter().enumerate() {
+        assert!(at < acts.positions, "position {at} of {}", acts.positions);
+        b.write_ids(acts.row_positions, index, &[at as u32]);
+    }
+    let (qkv_width, query_width) = (pass.heads.qkv_width(), pass.heads.query_width());
+    run(b, model, acts, pass, acts.ids, &|layer, a| {
+        for (index, &(cache, at)) in texts.iter().enumerate() {
+            b.copy(row.qkv, 0, a.qkv, index * qkv_width, qkv_width);
+            b.kv_store(cache, layer, at, row.qkv, 1);
+            b.attention_cached(row.attended, row.qkv, cache, layer, at, Rows::generated(1), pass.precision);
+            b.copy(a.attended, index * query_width, row.attended, 0, query_width);
+        }
+    })
+}
+
 /// Loss of each row of a batch in nats ([`Backend::head_loss`]): [`Activations::losses`], until the next pass.
 pub fn loss(b: &dyn Backend, model: &Model, acts: &Activations, batch: &Batch, targets: Buf) -> Buf {
     let hidden = forward(b, model, acts, batch);

@@ -14,6 +14,7 @@ mod rounds;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod write;
 
 pub(crate) use acceptance::measure;
 pub use acceptance::{ACCEPTANCE_FILE, Acceptance, AcceptanceReport};

@@ -13,3 +13,4 @@ mod scoring;
 mod sessions;
 mod speculation;
 mod stories;
+mod texts;

@@ -2,12 +2,13 @@
 
 use super::round::{RoundShape, Taught};
 use super::rounds::number;
+use super::write::{self, Begun};
 use super::{Teacher, prompts};
 use crate::TrainError;
 use crate::observer::{Event, Observer};
 use backend::{Backend, NO_TARGET};
 use data::{Loader, Sample};
-use infer::{InferError, Sampler, SamplingOptions, Session};
+use infer::{SamplingOptions, Session};
 use model::Model;
 use recipe::Distill;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,56 +49,50 @@ impl<'a> Collector<'a> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Option<Vec<Taught>>, TrainError> {
-        let (teacher, of) = (self.teacher, self.shape.sequences);
-        let session = |model: &'a Model| Session::with_cache(self.b, model, self.shape.length + 1, teacher.kv_type);
-        let mut target = session(teacher.model)?;
-        let mut draft = Session::with_cache(self.b, draft, self.shape.length + 1, teacher.kv_type)?;
+        let of = self.shape.sequences;
         let mut all = Vec::with_capacity(of);
-        for done in 0..of {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
+        let (mut for_target, mut for_draft) = (Vec::new(), Vec::new());
+        for place in 0..of {
+            let index = round * of as u64 + place as u64;
+            let sample = loader.sample(index)?;
+            match self.writer(index) {
+                Writer::Text => {}
+                Writer::Target => for_target.push(self.begun(place, index, &sample)?),
+                Writer::Draft => for_draft.push(self.begun(place, index, &sample)?),
             }
-            observer.observe(&Event::Collecting { round, sequences: done, of });
-            let index = round * of as u64 + done as u64;
-            let tokens = self.write(index, &loader.sample(index)?, &mut target, &mut draft)?;
-            all.push(self.read(&tokens, &mut target)?);
+            all.push(sample.tokens);
         }
-        Ok(Some(all))
+        let mut done = all.len() - for_target.len() - for_draft.len();
+        let mut tell = || {
+            observer.observe(&Event::Collecting { round, sequences: done, of });
+            done += 1;
+        };
+        let ended = write::texts(self, self.teacher.model, for_target, false, &mut tell, stop)?
+            .zip(write::texts(self, draft, for_draft, true, &mut tell, stop)?);
+        let Some((by_target, by_draft)) = ended else { return Ok(None) };
+        // A text of one token, as a prompt of none gives, teaches nothing.
+        for written in by_target.into_iter().chain(by_draft).filter(|written| written.tokens.len() >= 2) {
+            all[written.place] = written.tokens;
+        }
+        let (length, kv_type) = (self.shape.length, self.teacher.kv_type);
+        let mut target = Session::with_cache(self.b, self.teacher.model, length + 1, kv_type)?;
+        let read = |tokens: &Vec<u32>| match stop.load(Ordering::Relaxed) {
+            true => Ok(None),
+            false => self.read(tokens, &mut target).map(Some),
+        };
+        all.iter().map(read).collect()
     }
 
-    /// Sequence `index` in the target's ids, at least two.
-    fn write(
-        &self,
-        index: u64,
-        sample: &Sample,
-        target: &mut Session<'_>,
-        draft: &mut Session<'_>,
-    ) -> Result<Vec<u32>, TrainError> {
+    /// The beginning of sequence `index`, which is to stand at `place` in the round.
+    fn begun(&self, place: usize, index: u64, sample: &Sample) -> Result<Begun, TrainError> {
         let temperatures = &self.distill.temperatures;
         let options = SamplingOptions {
             temperature: temperatures[number(self.seed, "temperature", index) as usize % temperatures.len()],
             seed: number(self.seed, "tokens", index),
             ..SamplingOptions::default()
         };
-        let writer = self.writer(index);
-        let prompt = match writer {
-            Writer::Text => return Ok(sample.tokens.clone()),
-            _ => prompts::prompt(self.teacher, self.distill, sample, index, self.shape.length / 2)?,
-        };
-        let teacher = self.teacher;
-        let vocab = target.vocab();
-        let text = if writer == Writer::Target {
-            self.continue_text(target, prompt, options, teacher.stop, vocab)?
-        } else {
-            let own: Vec<u32> = prompt.iter().map(|&id| teacher.own(id)).collect();
-            let stop: Vec<u32> = teacher.stop.iter().map(|&id| teacher.own(id)).collect();
-            // The stand-in, which is the last of the draft's own ids, is no token.
-            let most = teacher.vocabulary.map_or(vocab, |vocabulary| vocabulary.target_ids().len());
-            let text = self.continue_text(draft, own, options, &stop, most)?;
-            let written = text[prompt.len()..].iter().filter_map(|&id| teacher.of_target(id));
-            prompt.iter().copied().chain(written).collect()
-        };
-        Ok(if text.len() < 2 { sample.tokens.clone() } else { text })
+        let prompt = prompts::prompt(self.teacher, self.distill, sample, index, self.shape.length / 2)?;
+        Ok(Begun { place, prompt, options })
     }
 
     fn writer(&self, index: u64) -> Writer {
@@ -108,30 +103,6 @@ impl<'a> Collector<'a> {
             _ if share < text_share + target_share => Writer::Target,
             _ => Writer::Draft,
         }
-    }
-
-    /// `text` with what the session's model writes behind it, a stop id included, ids below `most` only.
-    fn continue_text(
-        &self,
-        session: &mut Session<'_>,
-        mut text: Vec<u32>,
-        options: SamplingOptions,
-        stop: &[u32],
-        most: usize,
-    ) -> Result<Vec<u32>, InferError> {
-        let mut sampler = Sampler::new(options)?;
-        session.truncate(0);
-        session.prefill(&text)?;
-        while text.len() <= self.shape.length {
-            let logits = session.last_logits();
-            let id = sampler.sample(&logits[..most.min(logits.len())], &text)?;
-            text.push(id);
-            if stop.contains(&id) || text.len() > self.shape.length {
-                break;
-            }
-            session.advance(&[id])?;
-        }
-        Ok(text)
     }
 
     /// What the target says at each place of `tokens`, all in the draft's ids.
