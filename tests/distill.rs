@@ -81,6 +81,14 @@ fn what_cannot_be_distilled_is_said() {
         "error: draft.toml: a draft is trained beside its target; use `slm distill --target MODEL --draft DIR`, or take the section [distill] out"
     );
     assert_eq!(
+        refused(&["prepare", "draft.toml", "--out", "new"]),
+        "error: a draft has the tokenizer of its target, so its text is prepared by `slm distill`"
+    );
+    assert_eq!(
+        refused(&["plan", "draft.toml"]),
+        "error: a draft's shape and vocabulary come from its target; `slm distill` tells them before the first step"
+    );
+    assert_eq!(
         refused(&distill("new", &["--set", "distill.requests=[\"{text}\"]"])),
         "error: target.gguf: came without a chat template, so leave distill.requests out"
     );

@@ -113,6 +113,9 @@ pub(crate) fn read_ids(path: &Path) -> Result<Vec<u32>> {
 
 /// The vocabulary that the model will have: its own, or that of the tokenizer that is named or will be trained.
 pub(crate) fn recipe_vocab(recipe: &Recipe) -> Result<usize> {
+    if recipe.distill.is_some() {
+        bail!("a draft's shape and vocabulary come from its target; `slm distill` tells them before the first step");
+    }
     if recipe.model.vocab > 0 {
         return Ok(recipe.model.vocab);
     }

@@ -81,6 +81,9 @@ pub(crate) fn contamination(wanted: &Decontaminate, files: &[PathBuf]) -> Result
 
 /// The tokenizer that a recipe names or trains, its files in `folder`.
 fn tokenizer(recipe: &Recipe, folder: &Path) -> Result<Tokenizer> {
+    if recipe.distill.is_some() {
+        bail!("a draft has the tokenizer of its target, so its text is prepared by `slm distill`");
+    }
     if let Some(path) = &recipe.tokenizer.path {
         let tokenizer = Tokenizer::load(path).context("tokenizer.path")?;
         if !file::exists(&folder.join("tokenizer.json")) {
