@@ -116,6 +116,28 @@ impl Cpu {
         let w = state.matrices.get(w.index());
         w.multiply(&self.pool, self.level, &self.scratch, out, onto, state.buffers.floats(x), rows);
     }
+
+    /// The head's losses, and its gradients by `x` and by its weights.
+    fn head_backward(
+        &self,
+        outputs: [Buf; 3],
+        x: Buf,
+        head: Matrix,
+        scale: f32,
+        rows: usize,
+        wanted: impl FnOnce(&Arena) -> Wanted<'_>,
+    ) {
+        let mut state = self.state();
+        let [mut losses, mut d_x, mut g_head] = outputs.map(|output| state.buffers.take(output));
+        let b = &state.buffers;
+        let sample = Sample { x: b.floats(x), wanted: wanted(b), rows };
+        let head = state.matrices.get(head.index());
+        let gradients = Some(Gradients { d_x: &mut d_x, g_head: &mut g_head, scale });
+        cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut losses, gradients, head, sample);
+        for (output, floats) in outputs.into_iter().zip([losses, d_x, g_head]) {
+            state.buffers.put(output, floats);
+        }
+    }
 }
 
 impl Backend for Cpu {
@@ -491,16 +513,7 @@ impl Backend for Cpu {
         scale: f32,
         rows: usize,
     ) {
-        let mut state = self.state();
-        let b = &mut state.buffers;
-        let (mut out, mut d, mut g) = (b.take(losses), b.take(d_x), b.take(g_head));
-        let sample = Sample { x: state.buffers.floats(x), wanted: Wanted::Targets(state.buffers.ids(targets)), rows };
-        let head = state.matrices.get(head.index());
-        let gradients = Some(Gradients { d_x: &mut d, g_head: &mut g, scale });
-        cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut out, gradients, head, sample);
-        state.buffers.put(losses, out);
-        state.buffers.put(d_x, d);
-        state.buffers.put(g_head, g);
+        self.head_backward([losses, d_x, g_head], x, head, scale, rows, |b| Wanted::Targets(b.ids(targets)));
     }
 
     fn head_divergence_backward(
@@ -515,19 +528,10 @@ impl Backend for Cpu {
         scale: f32,
         rows: usize,
     ) {
-        let mut state = self.state();
-        let b = &mut state.buffers;
-        let (mut out, mut d, mut g) = (b.take(divergences), b.take(d_x), b.take(g_head));
-        let b = &state.buffers;
-        let (ids, probabilities) = (b.ids(teacher.ids), b.floats(teacher.probabilities));
-        let wanted = Wanted::Teacher(TeacherRows { ids, probabilities, tokens: teacher.tokens, divergence });
-        let sample = Sample { x: b.floats(x), wanted, rows };
-        let head = state.matrices.get(head.index());
-        let gradients = Some(Gradients { d_x: &mut d, g_head: &mut g, scale });
-        cross_entropy::head_loss(&self.pool, self.level, &self.scratch, &mut out, gradients, head, sample);
-        state.buffers.put(divergences, out);
-        state.buffers.put(d_x, d);
-        state.buffers.put(g_head, g);
+        self.head_backward([divergences, d_x, g_head], x, head, scale, rows, |b| {
+            let (ids, probabilities) = (b.ids(teacher.ids), b.floats(teacher.probabilities));
+            Wanted::Teacher(TeacherRows { ids, probabilities, tokens: teacher.tokens, divergence })
+        });
     }
 
     fn sum_of_squares(&self, x: Buf) -> f64 {
