@@ -8,6 +8,10 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use minijinja_contrib::pycompat;
 use serde::{Deserialize, Serialize};
 
+/// Instructions that a template may take: it comes from a file, and loops within loops would never end. Real ones take
+/// some hundreds a message.
+const FUEL: u64 = 1_000_000;
+
 /// What is said in a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -57,6 +61,7 @@ impl Tokenizer {
 /// The template's text, with the settings of transformers: blocks take the line feed behind them and the blanks before.
 fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, Error> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(pycompat::unknown_method_callback);
     environment.add_function("raise_exception", |what: String| -> Result<(), Error> {
@@ -96,6 +101,8 @@ mod tests {
         assert_eq!(rendered(chatml, &["hello"]), want);
         let blocks = "{{ bos_token }}\n  {% for m in messages %}\n  [{{ m.content.strip() }}]\n  {% endfor %}\nend";
         assert_eq!(rendered(blocks, &[" a ", "b"]), "<s>\n  [a]\n  [b]\nend");
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
+        assert!(one_line(&render(endless, &[], "", "").unwrap_err()).contains("fuel"));
         let refused = render("{{ raise_exception('one turn only') }}", &[], "", "").unwrap_err();
         assert_eq!(one_line(&refused), "invalid operation: one turn only");
     }
