@@ -94,6 +94,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let data = preparation::data_folder(&recipe, run).join("tokens");
     let manifest = preparation::shards(&recipe.data, &tokenizer, &data, arguments.machine.threads(), &stop)?;
     let (tokenizer_folder, vocabulary) = vocabulary(distill, &recipe, run, &data, &tokenizer, &target)?;
+    if let Some(from) = &recipe.model.from
+        && draft_vocabulary::read(&inputs::model_path(from)?)? != vocabulary
+    {
+        bail!(
+            "{}: model.from has other ids than this draft would; give it the distill.frequent_tokens and the data of that draft",
+            from.display()
+        );
+    }
     let hash = distill::target_hash(&path)?;
     let prepared = Prepared { data, tokenizer_folder, tokenizer, manifest };
     let tokenizer = &prepared.tokenizer;

@@ -69,13 +69,8 @@ impl<'b> Texts<'b> {
     ///
     /// # Panics
     /// If there is no such text.
-    pub fn len(&self, text: usize) -> usize {
+    pub fn tokens(&self, text: usize) -> usize {
         self.lens[text]
-    }
-
-    /// Whether no text has read anything.
-    pub fn is_empty(&self) -> bool {
-        self.lens.iter().all(|&len| len == 0)
     }
 
     /// Begins `text` anew with a prompt, and returns the logits that follow it.

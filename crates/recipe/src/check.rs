@@ -58,7 +58,7 @@ fn distill(distill: &Distill) -> Checked {
         require((1..=1 << 20).contains(&value), key(name), value, "must be 1 to 1048576")?;
     }
     require(distill.round_steps >= 1, key("round_steps"), distill.round_steps, "must be at least 1")?;
-    require((1..=15).contains(&distill.draft_length), key("draft_length"), distill.draft_length, "must be 1 to 15")?;
+    require((1..=16).contains(&distill.draft_length), key("draft_length"), distill.draft_length, "must be 1 to 16")?;
     let shares = [distill.text_share, distill.target_share, distill.draft_share];
     let sum: f64 = shares.iter().sum();
     require(

@@ -43,7 +43,7 @@ fn a_text_among_others_has_the_bits_that_it_has_alone() {
                 }
             }
             assert_eq!(bits(texts.begin(1, prompts[2]).unwrap()), wanted[2][0]);
-            assert_eq!((texts.len(0), texts.len(1), texts.len(2)), (9, 3, 9));
+            assert_eq!((texts.tokens(0), texts.tokens(1), texts.tokens(2)), (9, 3, 9));
             drop((alone, texts));
             parameters.free(&cpu);
         }
@@ -64,7 +64,7 @@ fn texts_are_refused_before_anything_is_read() {
         texts.begin(1, &[1]).unwrap();
         assert!(matches!(texts.advance(&[(1, 2), (0, 2)]), Err(InferError::Full { .. })));
         assert!(matches!(texts.advance(&[]), Err(InferError::RowCount { .. })));
-        assert_eq!((texts.len(0), texts.len(1)), (4, 1));
+        assert_eq!((texts.tokens(0), texts.tokens(1)), (4, 1));
         assert!(Texts::new(&cpu, &model, 0, 4, KvType::F32).is_err());
     }
     parameters.free(&cpu);

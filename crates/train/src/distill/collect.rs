@@ -8,7 +8,7 @@ use crate::TrainError;
 use crate::observer::{Event, Observer};
 use backend::{Backend, NO_TARGET};
 use data::{Loader, Sample};
-use infer::{SamplingOptions, Session};
+use infer::{InferError, SamplingOptions, Session};
 use model::Model;
 use recipe::Distill;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,8 +57,8 @@ impl<'a> Collector<'a> {
             let sample = loader.sample(index)?;
             match self.writer(index) {
                 Writer::Text => {}
-                Writer::Target => for_target.push(self.begun(place, index, &sample)?),
-                Writer::Draft => for_draft.push(self.begun(place, index, &sample)?),
+                Writer::Target => for_target.push(self.begun(place, index, &sample)),
+                Writer::Draft => for_draft.push(self.begun(place, index, &sample)),
             }
             all.push(sample.tokens);
         }
@@ -84,15 +84,15 @@ impl<'a> Collector<'a> {
     }
 
     /// The beginning of sequence `index`, which is to stand at `place` in the round.
-    fn begun(&self, place: usize, index: u64, sample: &Sample) -> Result<Begun, TrainError> {
+    fn begun(&self, place: usize, index: u64, sample: &Sample) -> Begun {
         let temperatures = &self.distill.temperatures;
         let options = SamplingOptions {
             temperature: temperatures[number(self.seed, "temperature", index) as usize % temperatures.len()],
             seed: number(self.seed, "tokens", index),
             ..SamplingOptions::default()
         };
-        let prompt = prompts::prompt(self.teacher, self.distill, sample, index, self.shape.length / 2)?;
-        Ok(Begun { place, prompt, options })
+        let prompt = prompts::prompt(self.teacher, self.distill, sample, index, self.shape.length / 2);
+        Begun { place, prompt, options }
     }
 
     fn writer(&self, index: u64) -> Writer {
@@ -120,7 +120,10 @@ impl<'a> Collector<'a> {
                 self.list(logits.row(row), &mut candidates, &mut ids, &mut probabilities);
             }
         })?;
-        Ok(Taught { tokens: own, ids, probabilities })
+        match probabilities.iter().position(|probability| !probability.is_finite()) {
+            Some(at) => Err(InferError::NotFinite { position: at / self.shape.top_k, first: None }.into()),
+            None => Ok(Taught { tokens: own, ids, probabilities }),
+        }
     }
 
     /// Adds the likeliest tokens by one row of the target's logits: those that the draft has, and all others as its

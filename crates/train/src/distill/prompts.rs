@@ -1,7 +1,6 @@
 //! What target and draft are asked to continue: passages of text, and chats about them.
 
 use super::Teacher;
-use crate::TrainError;
 use data::Sample;
 use recipe::Distill;
 
@@ -17,7 +16,7 @@ pub(crate) fn prompt(
     sample: &Sample,
     index: u64,
     longest: usize,
-) -> Result<Vec<u32>, TrainError> {
+) -> Vec<u32> {
     let passage = longest_document(sample.inputs(), &sample.first_key);
     // Passages of all lengths: the golden ratio's multiples are spread evenly.
     let share = (index as f64 * 0.618_033_988_749_895).fract();
@@ -29,7 +28,7 @@ pub(crate) fn prompt(
         let text = (teacher.decode)(passage);
         (teacher.chat)(&request.replace("{text}", text.trim())).filter(|ids| ids.len() <= longest)
     });
-    Ok(chat.unwrap_or_else(|| passage.to_vec()))
+    chat.unwrap_or_else(|| passage.to_vec())
 }
 
 /// The longest stretch of tokens that belong to one document.
