@@ -118,6 +118,12 @@ fn what_cannot_be_distilled_is_said() {
         "--set",
         "tokenizer.train_vocab=380",
     ]);
+    let from = distill("again", &["--set", "model.from=draft", "--set", "distill.layers_of_target=[]"]);
+    assert_eq!(
+        refused(&[&from[..], &["--set", "distill.frequent_tokens=200"]].concat()),
+        "error: draft: model.from has other ids than this draft would; give it the distill.frequent_tokens and the data of that draft"
+    );
+    lab.ok(&[&from[..], &["--set", "train.steps=1"]].concat());
     assert_eq!(
         refused(&["generate", "--model", "other", "--draft", "draft", "--prompt", "Ke"]),
         "error: draft: this draft was distilled for a target with another tokenizer; distil one for this target"

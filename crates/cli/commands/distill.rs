@@ -141,7 +141,9 @@ fn vocabulary(
         tokenizer.save(&folder)?;
         return Ok((folder, None));
     }
-    if let Some(known) = draft_vocabulary::read(&folder)? {
+    // What a run that never began has left there is no promise.
+    let begun = file::exists(&run.join(train::RECIPE_FILE));
+    if let Some(known) = draft_vocabulary::read(&folder)?.filter(|_| begun) {
         if known.tokenizer_hash() != tokenizer.hash() || known.target_ids().len() != most {
             bail!(
                 "{}: is not for this target and {most} tokens; set distill.frequent_tokens back, or begin a new run with another --draft",
