@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes every reader: fuzz/run.sh SECONDS [TARGET…] runs each target that long from its seeds in corpus/TARGET, or
-# with FUZZ_RUNS=N for N executions at most (0 seconds: with no other end).
+# with FUZZ_RUNS=N for N executions at most (0 seconds: with no other end), from FUZZ_SEED if chance shall not choose.
 # The exit code is not 0 if an input was found that panics, hangs or eats memory; it is kept in fuzz/artifacts/TARGET.
 #
 # No cargo-fuzz and no nightly: the flags below are all that they would add, and they are stable. (The address
@@ -41,7 +41,7 @@ for target in "${targets[@]}"; do
     log=$CARGO_TARGET_DIR/corpus/$target.log
     if "$CARGO_TARGET_DIR/$host/release/$target" \
         "$CARGO_TARGET_DIR/corpus/$target" "corpus/$target" -artifact_prefix="artifacts/$target/" \
-        -max_total_time="$seconds" -runs="${FUZZ_RUNS:--1}" -max_len=65536 -timeout=10 -rss_limit_mb=1024 \
+        -max_total_time="$seconds" -runs="${FUZZ_RUNS:--1}" -seed="${FUZZ_SEED:-0}" -max_len=65536 -timeout=10 -rss_limit_mb=1024 \
         -print_final_stats=1 > "$log" 2>&1; then
         echo "$target: nothing found in $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") runs"
     else

@@ -19,6 +19,7 @@ mod speculation;
 mod training;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 /// The whole life of a small language model: text, tokens, pretraining, finetuning, evaluation, speculative decoding.
@@ -40,6 +41,9 @@ Environment:
   SLM_CPU=scalar|avx2|avx512|avx512bf16|amx   compute at this level instead of the best one
   SLM_LOG=debug                           more on stderr
   NO_COLOR=1                              no colours";
+
+const FAULT: &str = "a fault of this program, not of yours: run the command again with SLM_LOG=debug to see where it is, \
+and report it";
 
 #[derive(Subcommand)]
 enum Command {
@@ -64,7 +68,21 @@ fn main() -> ExitCode {
     let matches = Arguments::command().version(machine::version()).long_version(machine::long_version()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     output::start_logging();
-    let done = match arguments.command {
+    // A panic is a fault of ours: said in one sentence, with its place for those who ask.
+    std::panic::set_hook(Box::new(|fault| tracing::debug!("{fault}")));
+    let done = catch_unwind(|| run(arguments.command)).unwrap_or_else(|_| Err(anyhow::anyhow!(FAULT)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Quickstart(arguments) => commands::quickstart::run(arguments),
         Command::Prepare(arguments) => commands::prepare::run(arguments),
         Command::Decontaminate(arguments) => commands::decontaminate::run(arguments),
@@ -79,13 +97,5 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Sandbox(arguments) => commands::sandbox::run(arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::print_error(&error);
-            ExitCode::FAILURE
-        }
     }
 }

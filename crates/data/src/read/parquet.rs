@@ -10,6 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use recipe::DropRule;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Rows that are unpacked at once. Few, because one may hold many megabytes.
@@ -49,7 +50,8 @@ impl Rows {
     pub(crate) fn open(path: &Path, source: &recipe::Source) -> Result<Self, ReadError> {
         let bytes = file::size_bytes(path)?;
         let fail = |cause: ParquetError| ReadError::Parquet { path: path.into(), cause: cause.to_string() };
-        let file = SerializedFileReader::new(file::open_read(path)?).map_err(fail)?;
+        let opened = file::open_read(path)?;
+        let file = guarded(|| SerializedFileReader::new(opened)).map_err(fail)?;
         let text = text_column(&file, path, &source.text)?;
         let rules = rule_columns(&file, &source.drop_where);
         let rows = file.metadata().file_metadata().num_rows().max(0) as u64;
@@ -107,8 +109,8 @@ impl BlockReader for Rows {
         let mut block = Block::new(Shape::Text);
         while block.bytes.len() < BLOCK_BYTES {
             if self.left > 0 {
-                self.append(&mut block).map_err(|cause| self.fail(&cause))?;
-            } else if !self.next_group().map_err(|cause| self.fail(&cause))? {
+                guarded(|| self.append(&mut block)).map_err(|cause| self.fail(&cause))?;
+            } else if !guarded(|| self.next_group()).map_err(|cause| self.fail(&cause))? {
                 break;
             }
         }
@@ -119,6 +121,13 @@ impl BlockReader for Rows {
     fn hashes(&mut self) -> Result<Vec<String>, ReadError> {
         Ok(vec![hash_file(&self.path)?])
     }
+}
+
+/// What `work` gives. The parquet crate trusts a page's counts and panics at a page that has fewer bytes than they need;
+/// whoever calls this drops the reader at an error, so that nothing half-read is used.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let lie = |_| Err(ParquetError::General("a page holds less than it says".into()));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(lie)
 }
 
 impl RuleColumn {
