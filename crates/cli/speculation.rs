@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use cpu::Cpu;
 use formats::file;
 use infer::{
-    BridgedDrafter, Chain, Costs, DraftVocabulary, Drafter, InferError, MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS,
-    ModelDrafter, NgramDrafter, Schedule, Session,
+    BridgedDrafter, Chain, Costs, DraftVocabulary, Drafter, InferError, MAX_DRAFT_LENGTH, ModelDrafter, NgramDrafter,
+    Schedule, Session,
 };
 use model::{Model, cost};
 use serde::{Deserialize, Serialize};
@@ -225,10 +225,7 @@ fn session<'m>(cast: &Cast<'m>, model: &'m Model, capacity: usize) -> Result<Ses
 struct Stored {
     /// For what it was measured: another machine, model or release has another one.
     key: String,
-    step_seconds: f64,
-    verify: Vec<f64>,
-    draft: f64,
-    draft_row: f64,
+    costs: Costs,
 }
 
 /// Costs of the models on this machine: those of an earlier run, or measured now.
@@ -248,8 +245,7 @@ pub(crate) fn costs(cast: &Cast<'_>, with_draft: bool) -> Result<Costs> {
     let mut draft = draft.map(|draft| session(cast, &draft.model, ROOM)).transpose()?;
     let costs = infer::measure_costs(&mut target, draft.as_mut())?;
     if let Some(path) = path {
-        let Costs { step_seconds, verify, draft, draft_row } = costs;
-        let stored = Stored { key, step_seconds, verify: verify.to_vec(), draft, draft_row };
+        let stored = Stored { key, costs: costs.clone() };
         // A folder that cannot be written costs a second of measuring in each run, no more.
         let _ = path.parent().map(file::create_dir_all);
         let _ = file::write_bytes(&path, &serde_json::to_vec(&stored)?);
@@ -260,11 +256,13 @@ pub(crate) fn costs(cast: &Cast<'_>, with_draft: bool) -> Result<Costs> {
 /// What an earlier run measured; nothing if it is damaged or for something else.
 fn kept(path: &Path, key: &str) -> Option<Costs> {
     let stored: Stored = serde_json::from_str(&file::read_to_string(path).ok()?).ok()?;
-    let verify: [f64; MAX_GENERATED_ROWS] = stored.verify.try_into().ok()?;
-    let numbers = verify.iter().chain([&stored.step_seconds, &stored.draft, &stored.draft_row]);
-    let sound = stored.key == key && numbers.clone().all(|number| number.is_finite() && *number >= 0.0);
-    let Stored { step_seconds, draft, draft_row, .. } = stored;
-    sound.then_some(Costs { step_seconds, verify, draft, draft_row })
+    let sound = stored.key == key && is_sound(&stored.costs);
+    sound.then_some(stored.costs)
+}
+
+fn is_sound(costs: &Costs) -> bool {
+    let Costs { step_seconds, verify, draft, draft_row, draft_once } = costs;
+    verify.iter().chain([step_seconds, draft, draft_row, draft_once]).all(|number| number.is_finite() && *number >= 0.0)
 }
 
 /// Everything that changes what is measured.

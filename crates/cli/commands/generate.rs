@@ -285,16 +285,8 @@ struct Generated<'a> {
     overhead: f64,
     stop: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    costs: Option<MeasuredCosts<'a>>,
-}
-
-/// What the adaptive widths follow from.
-#[derive(Serialize)]
-struct MeasuredCosts<'a> {
-    step_seconds: f64,
-    verify: &'a [f64],
-    draft: f64,
-    draft_row: f64,
+    /// What the adaptive widths follow from.
+    costs: Option<&'a Costs>,
 }
 
 impl<'a> Generated<'a> {
@@ -311,12 +303,7 @@ impl<'a> Generated<'a> {
             rounds: outcome.rounds,
             widths: &outcome.widths,
             overhead: outcome.overhead(),
-            costs: costs.map(|costs| MeasuredCosts {
-                step_seconds: costs.step_seconds,
-                verify: &costs.verify,
-                draft: costs.draft,
-                draft_row: costs.draft_row,
-            }),
+            costs,
             stop: match outcome.stop {
                 StopReason::StopToken(_) => "stop_token",
                 StopReason::MaxTokens => "max_tokens",

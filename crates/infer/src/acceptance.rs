@@ -14,6 +14,9 @@ pub(crate) struct Prior {
     pub(crate) overall: f64,
 }
 
+/// Share of what was seen of a class that each round takes away: after some hundred rounds a class that nothing was heard
+/// of is believed to be what it was at first, and tried again.
+const AGEING: f64 = 0.01;
 /// Few, so that a draft that is always wrong is found out in a handful of rounds.
 const PRIOR_WEIGHT: f64 = 2.0;
 
@@ -47,6 +50,11 @@ struct Rate {
 }
 
 impl Rate {
+    /// Of a prior.
+    fn new(acceptance: f64) -> Self {
+        Self { accepted: acceptance * PRIOR_WEIGHT, seen: PRIOR_WEIGHT }
+    }
+
     fn learn(&mut self, accepted: bool) {
         self.seen = self.seen * DECAY + 1.0;
         self.accepted = self.accepted * DECAY + f64::from(u8::from(accepted));
@@ -65,9 +73,17 @@ pub(crate) struct Acceptance {
 
 impl Acceptance {
     pub(crate) fn new(prior: Prior) -> Self {
-        let rate = |acceptance| Rate { accepted: acceptance * PRIOR_WEIGHT, seen: PRIOR_WEIGHT };
-        let classes = prior.classes.iter().map(|&(_, acceptance)| rate(acceptance)).collect();
+        let classes = prior.classes.iter().map(|&(_, acceptance)| Rate::new(acceptance)).collect();
         Self { prior, classes, places: [Rate { accepted: 0.0, seen: 0.0 }; MAX_DRAFT_LENGTH] }
+    }
+
+    /// A round has passed.
+    pub(crate) fn age(&mut self) {
+        for (rate, &(_, acceptance)) in self.classes.iter_mut().zip(self.prior.classes) {
+            let first = Rate::new(acceptance);
+            rate.accepted += AGEING * (first.accepted - rate.accepted);
+            rate.seen += AGEING * (first.seen - rate.seen);
+        }
     }
 
     /// Back to the prior.
@@ -165,6 +181,20 @@ mod tests {
             acceptance.learn(&[5.0], 0);
         }
         assert!(acceptance.expected(0)[0] < 0.25, "{:?}", acceptance.expected(0));
+    }
+
+    /// A class that is no longer proposed would otherwise stay condemned.
+    #[test]
+    fn bad_luck_is_forgotten() {
+        let mut acceptance = Acceptance::new(MATCH);
+        for _ in 0..10 {
+            acceptance.learn(&[6.0], 0);
+        }
+        assert!(acceptance.of_confidence(6.0) < 0.15);
+        for _ in 0..400 {
+            acceptance.age();
+        }
+        assert!(acceptance.of_confidence(6.0) > 0.6, "{}", acceptance.of_confidence(6.0));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! With [`Schedule::Adaptive`] every decision follows from [`Costs`] and from what was accepted before; no clock is read
 //! while text is written. So the same costs, seed and prompt give the same text, sampled text too.
 
+mod ledger;
+
+use self::ledger::{Account, Ledger};
 use crate::acceptance::{Acceptance, MATCH, MODEL, Prior};
 use crate::draft::{Pace, Request};
 use crate::width::Choice;
@@ -25,51 +28,17 @@ pub enum Schedule {
 /// First width of [`Schedule::Heuristic`].
 const HEURISTIC_START: usize = 5;
 
-/// Steps by which speculation may be behind before it must wait until it has earned more: a draft is found out in a
-/// round or two.
-const CREDIT: f64 = 1.5;
-/// Share of the time that speculation may lose beyond the credit, and that trying a draft again may take.
-const TRIAL_SHARE: f64 = 0.01;
 /// Most tokens that a draft reads in order to be tried again.
 const TRIAL_CATCH_UP: usize = 64;
-/// Weight that a round loses with each later one in the estimate of the rate.
-const RATE_DECAY: f64 = 0.98;
-
 /// A drafter and what is known about it.
 struct Stage<'b> {
     drafter: Box<dyn Drafter + 'b>,
     acceptance: Acceptance,
     /// Whether its tokens cost passes of a model.
     is_model: bool,
-}
-
-/// Tokens and time of the rounds so far, in steps of the target.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ledger {
-    /// Decaying sums.
-    recent_tokens: f64,
-    recent_time: f64,
-    /// Time beyond that of plain decoding; negative where speculation gained.
-    behind: f64,
-    /// Time that may be spent on trying again a draft which promises nothing.
-    trial_time: f64,
-}
-
-impl Ledger {
-    fn round(&mut self, tokens: f64, time: f64) {
-        self.recent_tokens = self.recent_tokens * RATE_DECAY + tokens;
-        self.recent_time = self.recent_time * RATE_DECAY + time;
-        self.behind += time - tokens * (1.0 + TRIAL_SHARE);
-        // What an earlier text gained is no licence to lose as much.
-        self.behind = self.behind.max(-4.0 * CREDIT);
-        self.trial_time = (self.trial_time + TRIAL_SHARE * time).min(CREDIT * 4.0);
-    }
-
-    /// λ: tokens per step, at least those of plain decoding.
-    fn rate(&self) -> f64 {
-        // Ten steps of plain decoding to begin with, so that one lucky round is no standard.
-        ((self.recent_tokens + 10.0) / (self.recent_time + 10.0)).max(1.0)
-    }
+    account: Account,
+    /// Steps that its passes of this round took.
+    spent: f64,
 }
 
 /// Drafters in the order in which they are asked.
@@ -80,15 +49,20 @@ pub struct Chain<'b> {
     ledger: Ledger,
     /// Which stage made the last proposal.
     author: usize,
-    /// Steps that the draft's passes of this round took.
-    drafted_time: f64,
+}
+
+/// A draft by a model.
+struct Drafted {
+    proposal: Proposal,
+    /// What it promises now that the time is spent, in tokens over no proposal.
+    gain: f64,
 }
 
 impl<'b> Chain<'b> {
     /// No drafters yet.
     pub fn new(schedule: Schedule) -> Self {
         let ledger = Ledger::default();
-        Self { stages: Vec::new(), schedule, heuristic: HEURISTIC_START, ledger, author: 0, drafted_time: 0.0 }
+        Self { stages: Vec::new(), schedule, heuristic: HEURISTIC_START, ledger, author: 0 }
     }
 
     /// The longest match in prompt and output, then where given a model. The usual choice.
@@ -119,7 +93,8 @@ impl<'b> Chain<'b> {
     }
 
     fn then(mut self, drafter: Box<dyn Drafter + 'b>, prior: Prior, is_model: bool) -> Self {
-        self.stages.push(Stage { drafter, acceptance: Acceptance::new(prior), is_model });
+        let acceptance = Acceptance::new(prior);
+        self.stages.push(Stage { drafter, acceptance, is_model, account: Account::default(), spent: 0.0 });
         self
     }
 
@@ -138,18 +113,21 @@ impl<'b> Chain<'b> {
 
     /// What promises the most: the best match, a draft by a model, or nothing.
     fn best(&mut self, costs: &Costs, mut request: Request<'_>) -> Result<Proposal, InferError> {
-        self.drafted_time = 0.0;
-        if self.ledger.behind > CREDIT {
-            return Ok(Proposal::default());
-        }
+        self.stages.iter_mut().for_each(|stage| stage.spent = 0.0);
         let price = self.ledger.rate();
         let mut best = (Choice { width: 0, gain: 0.0 }, Proposal::default());
-        for (index, stage) in self.stages.iter_mut().enumerate() {
+        for (index, stage) in self.stages.iter_mut().enumerate().filter(|(_, stage)| stage.account.has_credit()) {
             if stage.is_model {
-                if let Some(proposal) = draft(stage, costs, &mut request, price, best.0.gain, &mut self.ledger)? {
-                    self.author = index;
-                    self.drafted_time = proposal.0;
-                    return Ok(proposal.1);
+                let made = draft(stage, costs, &mut request, price, best.0.gain, &mut self.ledger)?;
+                if let Some(drafted) = made {
+                    // Sampled tokens were drawn and must be judged: see `Pace`.
+                    if drafted.gain >= best.0.gain
+                        || best.0.gain == 0.0
+                        || !request.sampler.is_greedy() && !drafted.proposal.ids.is_empty()
+                    {
+                        self.author = index;
+                        return Ok(drafted.proposal);
+                    }
                 }
                 continue;
             }
@@ -166,7 +144,7 @@ impl<'b> Chain<'b> {
     }
 }
 
-/// A proposal by a model and the steps that it took; `None` if it is not worth trying. `to_beat` is what a match gains.
+/// A proposal by a model; `None` if it is not worth trying. `to_beat` is what a match gains.
 fn draft(
     stage: &mut Stage<'_>,
     costs: &Costs,
@@ -174,41 +152,56 @@ fn draft(
     price: f64,
     to_beat: f64,
     ledger: &mut Ledger,
-) -> Result<Option<(f64, Proposal)>, InferError> {
+) -> Result<Option<Drafted>, InferError> {
     if stage.drafter.fault().is_some() {
         return Ok(None);
     }
     let unread = stage.drafter.unread(request.history);
     // The first pass reads what the text has grown by since the last one.
-    let catching_up = |unread: usize| unread.saturating_sub(1) as f64 * costs.draft_row;
+    let beginning = |unread: usize| costs.draft_once + unread.saturating_sub(1) as f64 * costs.draft_row;
     let expected = stage.acceptance.expected(0);
     let most = request.most.min(MAX_DRAFT_LENGTH);
-    let planned = costs.best_width(&expected[..most], price, costs.draft, catching_up(unread));
-    let is_trial = planned.gain <= to_beat;
-    let mut most = most;
+    let planned = costs.best_width(&expected[..most], price, costs.draft, beginning(unread));
+    let is_trial = planned.gain.min(stage.account.mean_gain()) <= to_beat;
     let mut catch_up = request.catch_up;
     if is_trial {
         let unread = unread.min(TRIAL_CATCH_UP);
-        let time = costs.draft + catching_up(unread) + costs.verify(2) - 1.0;
-        if to_beat > 0.0 || ledger.trial_time < time {
+        let time = costs.draft + beginning(unread) + costs.verify(2) - 1.0;
+        if to_beat > 0.0 || !ledger.grants_trial(time) {
             return Ok(None);
         }
-        ledger.trial_time -= time;
-        (most, catch_up) = (1, TRIAL_CATCH_UP);
+        catch_up = TRIAL_CATCH_UP;
     }
     let unread = unread.min(catch_up);
     let greedy = request.sampler.is_greedy();
-    let mut pace =
-        Earning { costs, acceptance: &stage.acceptance, price, is_trial, most, taken: 0, survival: 1.0, passes: 0 };
+    let mut pace = Earning {
+        costs,
+        acceptance: &stage.acceptance,
+        price,
+        is_trial,
+        most,
+        taken: 0,
+        survival: 1.0,
+        passes: 0,
+        worthy: true,
+    };
     let request = Request { most, pace: &mut pace, catch_up, ..reborrow(request) };
     let mut proposal = stage.drafter.propose(request)?;
-    let time = pace.passes as f64 * costs.draft + catching_up(unread);
+    let time = pace.passes as f64 * costs.draft + beginning(unread);
+    let worthy = pace.worthy;
+    let survival = stage.acceptance.survival(&proposal.confidences);
     if greedy && !is_trial {
         // Only certain tokens may be taken back: see `Pace`.
-        let survival = stage.acceptance.survival(&proposal.confidences);
         shorten(&mut proposal, costs.best_width(&survival, price, 0.0, 0.0).width);
     }
-    Ok(Some((time, proposal)))
+    let width = proposal.ids.len();
+    let gain = survival[..width].iter().sum::<f64>() - price * (costs.verify(width + 1) - 1.0);
+    // What a trial forced upon the draft is not what it would earn.
+    // Nor what reading up costs that the next round need not read again.
+    let lasting = time - if is_trial { beginning(unread) - beginning(1) } else { 0.0 };
+    stage.account.asked(if worthy { gain } else { 0.0 } - price * lasting);
+    stage.spent = time;
+    Ok(Some(Drafted { gain, proposal }))
 }
 
 /// Goes on while what may follow is worth its time.
@@ -216,13 +209,15 @@ struct Earning<'a> {
     costs: &'a Costs,
     acceptance: &'a Acceptance,
     price: f64,
-    /// One token, whatever it promises.
+    /// The first token is taken whatever it promises.
     is_trial: bool,
     most: usize,
     taken: usize,
     /// The probability that all that was taken is accepted.
     survival: f64,
     passes: usize,
+    /// Whether the first token would have been taken without that.
+    worthy: bool,
 }
 
 impl Earning<'_> {
@@ -247,7 +242,10 @@ impl Pace for Earning<'_> {
 
     fn take(&mut self, confidence: f32) -> bool {
         let next = self.acceptance.of_confidence(confidence);
-        let wanted = self.is_trial || self.worth_more(Some(next));
+        let worth = self.worth_more(Some(next));
+        let forced = self.is_trial && self.taken == 0;
+        self.worthy &= worth || !forced;
+        let wanted = worth || forced;
         if wanted {
             self.taken += 1;
             self.survival *= next;
@@ -279,13 +277,17 @@ impl Drafter for Chain<'_> {
         self.heuristic = HEURISTIC_START;
         if sampling.temperature > 0.0 {
             self.ledger = Ledger::default();
-            self.stages.iter_mut().for_each(|stage| stage.acceptance.forget());
+            for stage in &mut self.stages {
+                stage.acceptance.forget();
+                stage.account = Account::default();
+            }
         }
         let price = self.ledger.rate();
         for stage in &mut self.stages {
             if let (Schedule::Adaptive(costs), true) = (&self.schedule, stage.is_model) {
                 let expected = stage.acceptance.expected(0);
-                if costs.best_width(&expected, price, costs.draft, 0.0).width == 0 {
+                let planned = costs.best_width(&expected, price, costs.draft, costs.draft_once);
+                if planned.gain.min(stage.account.mean_gain()) <= 0.0 {
                     continue;
                 }
             }
@@ -316,7 +318,13 @@ impl Drafter for Chain<'_> {
             stage.drafter.learn(proposal, accepted);
         }
         if let Schedule::Adaptive(costs) = &self.schedule {
-            self.ledger.round((accepted + 1) as f64, costs.verify(width + 1) + self.drafted_time);
+            let (tokens, time) = ((accepted + 1) as f64, costs.verify(width + 1));
+            self.ledger.round(tokens, time + self.stages.iter().map(|stage| stage.spent).sum::<f64>());
+            for (index, stage) in self.stages.iter_mut().enumerate() {
+                let judged = if index == self.author { time - tokens } else { 0.0 };
+                stage.account.round(tokens, judged + stage.spent);
+                stage.acceptance.age();
+            }
         }
     }
 
@@ -328,3 +336,6 @@ impl Drafter for Chain<'_> {
         self.stages.iter().find_map(|stage| stage.drafter.fault())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ pub fn measure_costs(target: &mut Session<'_>, draft: Option<&mut Session<'_>>) 
         let seconds = pass_seconds(draft, &[1, MAX_GENERATED_ROWS])?;
         let (one, most) = (seconds[0], seconds[seconds.len() - 1]);
         costs.draft = one.1 / step;
+        costs.draft_once = (cold_seconds(target, draft)? / step - costs.draft).max(0.0);
         costs.draft_row = ((most.1 - one.1) / (most.0 - one.0).max(1) as f64 / step).max(0.0);
     }
     Ok(costs)
@@ -61,6 +62,22 @@ fn pass_seconds(session: &mut Session<'_>, rows: &[usize]) -> Result<Vec<(usize,
         }
     }
     session.truncate(0);
+    Ok(least)
+}
+
+/// Seconds of a pass of `draft` over one row behind one of `target`, whose weights have taken the caches meanwhile.
+fn cold_seconds(target: &mut Session<'_>, draft: &mut Session<'_>) -> Result<f64, InferError> {
+    let mut least = f64::INFINITY;
+    for _ in 0..=REPEATS {
+        target.truncate(0);
+        target.extend(&[0])?;
+        draft.truncate(0);
+        let pass = Instant::now();
+        draft.extend(&[0])?;
+        least = least.min(pass.elapsed().as_secs_f64());
+    }
+    target.truncate(0);
+    draft.truncate(0);
     Ok(least)
 }
 

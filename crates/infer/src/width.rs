@@ -11,11 +11,15 @@
 //! Rounds differ, so the best width of one round is not the one of its own best ratio: to maximise tokens per time over
 //! all rounds, each round maximises `tokens − λ · time`, with λ the rate that is reached (Dinkelbach, 1967). λ is at
 //! least 1, the rate without speculation.
+//!
+//! A round with a draft costs a little once as well ([`Costs::draft_once`]), which the formulas above leave out.
 
 use crate::{MAX_DRAFT_LENGTH, MAX_GENERATED_ROWS};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a machine takes for two models, in steps of the target unless said otherwise.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// Seconds of one step: the target's pass over one row.
     pub step_seconds: f64,
@@ -25,12 +29,15 @@ pub struct Costs {
     pub draft: f64,
     /// What each further row costs that the draft reads in the same pass.
     pub draft_row: f64,
+    /// What the draft's first pass of a round costs beside that: the target's weights went through the caches since the
+    /// last one.
+    pub draft_once: f64,
 }
 
 impl Costs {
     /// Where every pass costs the same, and a drafted token `draft` of it.
     pub fn flat(draft: f64) -> Self {
-        Self { step_seconds: 1.0, verify: [1.0; MAX_GENERATED_ROWS], draft, draft_row: 0.0 }
+        Self { step_seconds: 1.0, verify: [1.0; MAX_GENERATED_ROWS], draft, draft_row: 0.0, draft_once: 0.0 }
     }
 
     /// `V(rows)`; beyond what is known, that of the most rows.
@@ -40,7 +47,8 @@ impl Costs {
 
     /// Tokens per step with `width` proposed tokens a round, each accepted with probability `alpha`.
     pub fn speedup(&self, alpha: f64, width: usize) -> f64 {
-        expected_tokens(alpha, width) / (self.verify(width + 1) + width as f64 * self.draft)
+        let drafting = if width > 0 { self.draft_once + width as f64 * self.draft } else { 0.0 };
+        expected_tokens(alpha, width) / (self.verify(width + 1) + drafting)
     }
 
     /// The best width at acceptance `alpha`, 0 included, and its [`Costs::speedup`].
@@ -77,6 +85,21 @@ impl Costs {
                 self.verify(width + more + 1) - self.verify(width + 1) + more.saturating_sub(drafted) as f64 * token;
             tokens > price * time
         })
+    }
+}
+
+/// One line for people.
+impl fmt::Display for Costs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verify: Vec<String> = self.verify.iter().map(|cost| format!("{cost:.2}")).collect();
+        let Self { draft, draft_once, draft_row, .. } = self;
+        write!(
+            f,
+            "in steps of the target ({:.2} ms): V(1…{MAX_GENERATED_ROWS}) = {}; c = {draft:.3}, {draft_once:.3} more for a \
+             round's first, {draft_row:.4} for each further row",
+            1e3 * self.step_seconds,
+            verify.join(" ")
+        )
     }
 }
 

@@ -215,15 +215,7 @@ fn places(page: &mut String, all: &Summary) {
 
 /// What the formula makes of the measured costs.
 fn theory(page: &mut String, costs: &Costs, formula: Formula, measured: f64) {
-    let verify: Vec<String> = costs.verify.iter().map(|cost| format!("{cost:.2}")).collect();
-    let _ = writeln!(
-        page,
-        "\nMeasured costs, in steps of the target ({:.2} ms): V(1…17) = {}; c = {:.3}, {:.4} for each further row.",
-        1e3 * costs.step_seconds,
-        verify.join(" "),
-        costs.draft,
-        costs.draft_row
-    );
+    let _ = writeln!(page, "\nMeasured costs, {costs}.");
     let _ = writeln!(
         page,
         "\nThe formula with α = {:.3} (accepted of the tokens that were judged): {:.2}× at best, with {} tokens a round. \

@@ -79,14 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         return results.iter().try_for_each(output::json);
     }
-    let verify: Vec<String> = costs.verify.iter().map(|cost| format!("{cost:.2}")).collect();
-    output::line(format!(
-        "A step of the target takes {:.1} ms. V(1…17) = {}; c = {:.3}, {:.4} for each further row.\n",
-        1e3 * costs.step_seconds,
-        verify.join(" "),
-        costs.draft,
-        costs.draft_row
-    ))?;
+    output::line(format!("Costs {costs}.\n"))?;
     table(&results)
 }
 

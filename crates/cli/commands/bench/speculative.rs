@@ -264,17 +264,9 @@ fn warm_up(
 #[derive(Serialize)]
 struct Results<'a> {
     facts: &'a [(String, String)],
-    costs: StoredCosts<'a>,
+    costs: &'a Costs,
     summary: Summary,
     prompts: Vec<PromptLine<'a>>,
-}
-
-#[derive(Serialize)]
-struct StoredCosts<'a> {
-    step_seconds: f64,
-    verify: &'a [f64],
-    draft: f64,
-    draft_row: f64,
 }
 
 #[derive(Serialize)]
@@ -310,17 +302,8 @@ fn finish(
             completion: stage.tokenizer.decode_continuation(PromptResult::completion(result)),
             result,
         };
-        let all = Results {
-            facts: &facts,
-            costs: StoredCosts {
-                step_seconds: costs.step_seconds,
-                verify: &costs.verify,
-                draft: costs.draft,
-                draft_row: costs.draft_row,
-            },
-            summary: summary.clone(),
-            prompts: results.iter().map(line).collect(),
-        };
+        let all =
+            Results { facts: &facts, costs, summary: summary.clone(), prompts: results.iter().map(line).collect() };
         file::write_bytes(&folder.join("results.json"), &serde_json::to_vec_pretty(&all)?)?;
         file::write_bytes(&folder.join("report.md"), markdown.as_bytes())?;
         let html = page::html(&title, &markdown, results, Some(costs))?;
