@@ -125,29 +125,38 @@ impl Writer<'_> {
     fn codes(&mut self, block: usize, codes: [u8; BLOCK]) {
         let (unit, i) = self.form.unit(block);
         let at = unit + self.form.scale_bytes() + i * self.form.code_bytes() + 4 * self.lane;
-        let lines = &mut self.panel[at..];
-        for (k, code) in codes.into_iter().enumerate() {
-            let (word, t) = (k / 4, k % 4);
-            let mut put = |line: usize, bits: u8, shift: usize| lines[line * LINE + t] |= bits << shift;
-            match self.form.bits {
-                8 => put(word, code, 0),
-                bits @ (2 | 3) => {
-                    put(word / 4, code & 3, word % 4 * 2);
-                    if bits == 3 {
-                        put(2, code >> 2, word);
-                    }
-                }
-                bits => {
-                    put(word % 4, code & 15, word / 4 * 4);
-                    match bits {
-                        5 => put(4, code >> 4, word),
-                        6 => put(4 + word / 4, code >> 4, word % 4 * 2),
-                        _ => {}
-                    }
+        let words = words_of(self.form.bits, &codes);
+        for (line, word) in words.iter().take(self.form.code_bytes() / LINE).enumerate() {
+            self.panel[at + line * LINE..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+/// One output's four bytes in each line of a block's codes. Four codes at a time, since loading is bound by this; no bit
+/// crosses into a neighbour.
+fn words_of(bits: usize, codes: &[u8; BLOCK]) -> [u32; 8] {
+    let fours: [u32; 8] = std::array::from_fn(|word| u32::from_le_bytes(std::array::from_fn(|t| codes[4 * word + t])));
+    if bits == 8 {
+        return fours;
+    }
+    let mut words = [0; 8];
+    for (word, four) in fours.into_iter().enumerate() {
+        match bits {
+            2 | 3 => {
+                words[word / 4] |= (four & 0x0303_0303) << (word % 4 * 2);
+                words[2] |= (four >> 2 & 0x0101_0101) << word;
+            }
+            _ => {
+                words[word % 4] |= (four & 0x0f0f_0f0f) << (word / 4 * 4);
+                match bits {
+                    5 => words[4] |= (four >> 4 & 0x0101_0101) << word,
+                    6 => words[4 + word / 4] |= (four >> 4 & 0x0303_0303) << (word % 4 * 2),
+                    _ => {}
                 }
             }
         }
     }
+    words
 }
 
 /// The codes of one output of a block, k ascending; where they are numbers of steps, the steps with 128 added.

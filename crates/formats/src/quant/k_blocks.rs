@@ -3,30 +3,32 @@
 use super::blocks::{BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, IQ4_STEPS, k_scale_and_minimum};
 use super::simple::nibbles;
 
-/// The two bits of value `v` in the packing that Q2_K, Q3_K and the high bits of Q6_K share.
-fn two_bits(packed: &[u8; 64], v: usize) -> u8 {
-    let (half, pair, i) = (v / 128, v / 32 % 4, v % 32);
-    packed[32 * half + i] >> (2 * pair) & 3
+/// The two bits of the 32 values from `32·part` on, in the packing that Q2_K, Q3_K and the high bits of Q6_K share.
+fn two_bits(packed: &[u8; 64], part: usize) -> [u8; 32] {
+    packed.as_chunks::<32>().0[part / 4].map(|byte| byte >> (2 * (part % 4)) & 3)
 }
 
-/// The four bits of value `v` in the packing that Q4_K and Q5_K share.
-fn four_bits(packed: &[u8; 128], v: usize) -> u8 {
-    packed[v / 64 * 32 + v % 32] >> (v / 32 % 2 * 4) & 15
+/// The four bits of the 32 values from `32·part` on, in the packing that Q4_K and Q5_K share.
+fn four_bits(packed: &[u8; 128], part: usize) -> [u8; 32] {
+    packed.as_chunks::<32>().0[part / 2].map(|byte| byte >> (4 * (part % 2)) & 15)
 }
 
 impl BlockQ2K {
     /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…3.
     pub fn codes(&self, pair: usize) -> [u8; 32] {
-        std::array::from_fn(|i| two_bits(&self.q, 32 * pair + i))
+        two_bits(&self.q, pair)
     }
 
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let (scale, minimum) = (self.scale.to_f32(), self.minimum.to_f32());
-        for (v, out) in out.iter_mut().enumerate() {
-            let group = self.scales[v / 16];
-            let (scale, minimum) = (scale * f32::from(group & 15), minimum * f32::from(group >> 4));
-            *out = scale * f32::from(two_bits(&self.q, v)) - minimum;
+        for (pair, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let codes = self.codes(pair);
+            for (i, out) in out.iter_mut().enumerate() {
+                let group = self.scales[2 * pair + i / 16];
+                let (scale, minimum) = (scale * f32::from(group & 15), minimum * f32::from(group >> 4));
+                *out = scale * f32::from(codes[i]) - minimum;
+            }
         }
     }
 }
@@ -34,7 +36,8 @@ impl BlockQ2K {
 impl BlockQ3K {
     /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…7.
     pub fn codes(&self, pair: usize) -> [u8; 32] {
-        std::array::from_fn(|i| two_bits(&self.q, 32 * pair + i) | (self.high[i] >> pair & 1) << 2)
+        let low = two_bits(&self.q, pair);
+        std::array::from_fn(|i| low[i] | (self.high[i] >> pair & 1) << 2)
     }
 
     /// Scale of group `g < 16`, −32…31.
@@ -47,9 +50,11 @@ impl BlockQ3K {
     /// The values.
     pub fn decode(&self, out: &mut [f32; 256]) {
         let scale = self.scale.to_f32();
-        for (v, out) in out.iter_mut().enumerate() {
-            let q = self.codes(v / 32)[v % 32] as i8 - 4;
-            *out = scale * f32::from(self.group_scale(v / 16)) * f32::from(q);
+        for (pair, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let codes = self.codes(pair);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = scale * f32::from(self.group_scale(2 * pair + i / 16)) * f32::from(codes[i] as i8 - 4);
+            }
         }
     }
 }
@@ -57,7 +62,7 @@ impl BlockQ3K {
 impl BlockQ4K {
     /// `q` of the 32 values of group `g < 8`, 0…15.
     pub fn codes(&self, g: usize) -> [u8; 32] {
-        std::array::from_fn(|i| four_bits(&self.q, 32 * g + i))
+        four_bits(&self.q, g)
     }
 
     /// The values.
@@ -74,7 +79,8 @@ impl BlockQ4K {
 impl BlockQ5K {
     /// `q` of the 32 values of group `g < 8`, 0…31.
     pub fn codes(&self, g: usize) -> [u8; 32] {
-        std::array::from_fn(|i| four_bits(&self.q, 32 * g + i) | (self.high[i] >> g & 1) << 4)
+        let low = four_bits(&self.q, g);
+        std::array::from_fn(|i| low[i] | (self.high[i] >> g & 1) << 4)
     }
 
     /// The values.
@@ -92,10 +98,9 @@ impl BlockQ6K {
     /// `q` of the 32 values of groups `2·pair` and `2·pair + 1`, 0…63.
     pub fn codes(&self, pair: usize) -> [u8; 32] {
         let (half, quarter) = (pair / 4, pair % 4);
-        std::array::from_fn(|i| {
-            let low = self.low[64 * half + 32 * (quarter % 2) + i] >> (quarter / 2 * 4) & 15;
-            low | two_bits(&self.high, 32 * pair + i) << 4
-        })
+        let low = &self.low[64 * half + 32 * (quarter % 2)..][..32];
+        let high = two_bits(&self.high, pair);
+        std::array::from_fn(|i| low[i] >> (quarter / 2 * 4) & 15 | high[i] << 4)
     }
 
     /// The values.
