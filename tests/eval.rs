@@ -101,6 +101,39 @@ fn results_have_the_harnesss_layout() {
     );
 }
 
+/// Examples are turns of the chat, and an answer begins where the assistant's turn does.
+#[test]
+fn contexts_are_chats_where_that_is_wanted() {
+    let lab = lab();
+    let refused = lab.refused(&eval("out", &["--tasks", "sciq", "--chat"]));
+    assert!(refused.contains("run: no chat template came with this model"), "{refused}");
+    lab.ok(&["export", "--model", "run", "--to", "hf", "--out", "hf"]);
+    let mut settings: Value = serde_json::from_slice(&lab.read("hf/tokenizer_config.json")).expect("JSON");
+    settings["chat_template"] = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}\
+        {% if add_generation_prompt %}[model]{% endif %}"
+        .into();
+    lab.write("hf/tokenizer_config.json", settings.to_string());
+    let tasks = ["--tasks", "sciq,mmlu_anatomy", "--chat", "--fewshot", "1", "--limit", "2", "--model", "hf"];
+    let mut arguments = eval("out", &tasks);
+    arguments.drain(1..3); // not the model of the other tests
+    let results = lab.json(&arguments);
+    assert_eq!(
+        (&results["chat_template"], results["fewshot_as_multiturn"].as_bool()),
+        (&settings["chat_template"], Some(true))
+    );
+    let said = |task: &str| samples(&lab, "out", task)[1]["arguments"]["gen_args_1"].clone();
+    let (science, anatomy) = (said("sciq"), said("mmlu_anatomy"));
+    let context = science["arg_0"].as_str().expect("text");
+    let (example, question) = context.split_once("?\nAnswer:[assistant]balo[user]").expect("an example");
+    assert!(
+        example.starts_with("[user]balo ") && question == "balo 1 é\nQuestion: ke mi 1?\nAnswer:[model]",
+        "{context}"
+    );
+    assert_eq!(science["arg_1"], "zano é");
+    let context = anatomy["arg_0"].as_str().expect("text");
+    assert!(context.starts_with("[system]The following are multiple choice questions"), "{context}");
+}
+
 /// A sum of gsm8k.
 fn sum(i: usize) -> Value {
     json!({"question": format!("ke {i} balo?"), "answer": format!("{i} mi {i} ke\n#### {}", 2 * i)})

@@ -313,6 +313,7 @@ def run(options, tasks, folder, work, shots, bos):
     command += ["--limit", str(options.limit), "--dtype", "f32", "--out", str(out), "--bos", bos, "--json"]
     command += ["--threads", str(options.threads)]
     command += ["--fewshot", str(shots)] if shots else []
+    command += ["--chat"] if options.chat else []
     command += ["--max-gen-toks", str(options.max_gen_toks)] if options.max_gen_toks else []
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
@@ -328,7 +329,7 @@ def run(options, tasks, folder, work, shots, bos):
     kwargs = {"gen_kwargs": {"max_gen_toks": options.max_gen_toks}} if options.max_gen_toks else {}
     theirs = lm_eval.simple_evaluate(
         model=model, tasks=tasks, task_manager=manager, limit=options.limit, num_fewshot=shots or None, log_samples=True,
-        confirm_run_unsafe_code=True, **kwargs
+        confirm_run_unsafe_code=True, apply_chat_template=options.chat, fewshot_as_multiturn=options.chat, **kwargs
     )
     other = time.monotonic() - started
     print(f"note {shots} examples, --bos {bos}: slm {seconds:.1f} s, harness {other:.1f} s (both with loading)", flush=True)
@@ -347,6 +348,7 @@ def main():
     parser.add_argument("--bos", default="auto", help="modes, with commas")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, help="the model's context is taken to be this: what is longer is cut")
+    parser.add_argument("--chat", action="store_true", help="contexts are chats, by the model's template")
     parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated text")
     parser.add_argument(
         "--random", nargs="?", const="llama", choices=["llama", "gpt2", "opt", "opt-350m"],

@@ -4,7 +4,7 @@ use crate::inputs::{self, Dtype};
 use crate::machine::MachineArguments;
 use crate::progress::EvalProgress;
 use crate::{output, signals};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use backend::Backend;
 use clap::{Args, ValueEnum};
 use eval::{
@@ -30,6 +30,7 @@ Examples:
   slm eval --model runs/tiny --tasks sciq,piqa,arc_easy --data eval-data --out results/tiny
   slm eval --model model.gguf --tasks hellaswag --limit 100 --data eval-data --out results/quick
   slm eval --model coder.gguf --tasks humaneval --samples 20 --temperature 0.8 --data eval-data --out results/coder
+  slm eval --model chat.gguf --tasks humaneval_instruct --chat --data eval-data --out results/chat
   slm eval --model model.gguf --tasks mine --task-file mine.yaml --data eval-data --out results/mine
 
 The data folder holds PATH/SPLIT.jsonl (or .jsonl.gz, .jsonl.zst), PATH being a task's `dataset_path`.
@@ -56,6 +57,9 @@ pub(crate) struct Arguments {
     /// Whether texts begin with the beginning-of-text token
     #[arg(long, value_enum, default_value_t = Bos::Auto)]
     bos: Bos,
+    /// Ask as a user would, by the model's chat template; examples become questions and answers of the chat
+    #[arg(long)]
+    chat: bool,
     /// More tasks: a YAML file as lm-evaluation-harness has them, or a folder of such files
     #[arg(long, value_name = "PATH")]
     task_file: Vec<PathBuf>,
@@ -134,6 +138,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let runs_programs = selection.tasks.iter().any(|task| task.runs_programs);
     let sandbox = runs_programs.then(|| sandbox(arguments.allow_unsafe_execution)).transpose()?;
     let tokenizer = inputs::load_tokenizer(&arguments.model, arguments.tokenizer.as_deref())?;
+    if arguments.chat && tokenizer.chat_template().is_none() {
+        bail!("{}: no chat template came with this model; leave out --chat", arguments.model.display());
+    }
     let cpu = arguments.machine.open()?;
     let model = inputs::load_model(&cpu, &arguments.model, arguments.dtype)?;
     let mut encoder = Encoder::new(&tokenizer, arguments.bos.into(), model.config.context)?;
@@ -146,7 +153,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         seed: arguments.seed,
         keeps_space: arguments.leading_space == LeadingSpace::Keep,
     };
-    let options = Options { limit, shots: arguments.fewshot, generation };
+    let options = Options { limit, shots: arguments.fewshot, chat: arguments.chat, generation };
     let mut tasks = Vec::with_capacity(selection.tasks.len());
     for task in &selection.tasks {
         tasks.push(TaskRequests::build(task, &arguments.data, options, &mut encoder)?);
@@ -167,6 +174,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         model: arguments.model.display().to_string(),
         dtype,
         bos: arguments.bos.into(),
+        chat_template: tokenizer.chat_template().filter(|_| arguments.chat).map(str::to_owned),
         device: format!("{} {}, {} threads", device.name, device.level, device.threads),
         limit,
         started: since_1970,

@@ -64,6 +64,11 @@ impl<'t> Encoder<'t> {
         Ok(Self { tokenizer, bos, eos, prefix, prefix_text, context, last: None })
     }
 
+    /// The vocabulary.
+    pub(crate) fn tokenizer(&self) -> &'t Tokenizer {
+        self.tokenizer
+    }
+
     /// Tokens that the model reads at most.
     pub fn context(&self) -> usize {
         self.context

@@ -33,6 +33,7 @@ mod task;
 mod task_file;
 mod template;
 mod templates;
+mod turns;
 
 pub use answers::{Writer, longest_text, write};
 pub use catalog::{Catalog, Group, Selection};

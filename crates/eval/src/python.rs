@@ -174,6 +174,26 @@ fn write_repr(out: &mut impl Write, text: &str) -> std::fmt::Result {
     out.write_char(quote)
 }
 
+/// Whether neither side of a border has white space.
+pub(crate) fn requires_delimiter(before: &str, after: &str) -> bool {
+    match (before.chars().next_back(), after.chars().next()) {
+        (Some(last), Some(first)) => !is_space(last) && !is_space(first),
+        _ => false,
+    }
+}
+
+/// `len(re.split(r"\s+", text))`: stretches between white space, empty ones at the ends included.
+pub(crate) fn words(text: &str) -> usize {
+    let mut stretches = 1;
+    let mut in_space = false;
+    for c in text.chars() {
+        let space = is_space(c);
+        stretches += usize::from(space && !in_space);
+        in_space = space;
+    }
+    stretches
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

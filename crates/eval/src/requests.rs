@@ -17,6 +17,8 @@ pub struct Options {
     pub limit: Option<usize>,
     /// So many examples before each, where the task does not forbid it.
     pub shots: Option<usize>,
+    /// Whether contexts are chats, written with the model's chat template; examples are turns of it.
+    pub chat: bool,
     /// How texts are generated, where not as the task says.
     pub generation: Overrides,
 }
@@ -97,7 +99,8 @@ impl TaskRequests {
             _ => dataset::read(folder, task, task.example_split())?.documents,
         };
         let mut examples = Examples::new(task, pool, drawn);
-        let templates = Templates::new(task, &split.path, &split.documents[0], None)?;
+        let chat = options.chat.then(|| encoder.tokenizer());
+        let templates = Templates::new(task, &split.path, &split.documents[0], None)?.with_chat(chat);
         let documents = split.documents.len();
         let count = options.limit.unwrap_or(documents).min(documents);
         let mut built = Self {

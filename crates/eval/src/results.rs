@@ -17,6 +17,8 @@ pub struct Facts {
     pub dtype: String,
     /// How texts begin.
     pub bos: BosMode,
+    /// The chat template that contexts were written with, if they were.
+    pub chat_template: Option<String>,
     /// What computed.
     pub device: String,
     /// Documents of each task, if limited.
@@ -170,6 +172,8 @@ fn report(table: &[TaskResults], tasks: &[TaskRequests], groups: &[Group], facts
             "fewshot_seed": 1234,
             "truncated_requests": of_tasks(&|task| task.truncated.into()),
         },
+        "chat_template": facts.chat_template,
+        "fewshot_as_multiturn": facts.chat_template.is_some(),
         "date": facts.started,
         "total_evaluation_time_seconds": facts.seconds.to_string(),
         "model_source": "slm",

@@ -3,14 +3,16 @@
 
 use crate::dataset::Document;
 use crate::fewshot::Examples;
-use crate::python::is_space;
+use crate::python::{requires_delimiter, words};
 use crate::requests::Item;
 use crate::task_file::{ChoiceField, TextField};
 use crate::template::{self, Written};
+use crate::turns::{self, Turn};
 use crate::{EvalError, OutputType, Task};
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};
 use std::path::Path;
+use tokenizer::{Message, Tokenizer};
 
 /// Names of the fields that examples may have of their own.
 const EXAMPLE_TEXT: &str = "fewshot_config.doc_to_text";
@@ -31,6 +33,8 @@ pub(crate) struct Templates<'t> {
     path: &'t Path,
     text: Environment<'static>,
     json: Environment<'static>,
+    /// Whose chat template contexts are written with.
+    chat: Option<&'t Tokenizer>,
 }
 
 /// A document, and where errors say that it is.
@@ -94,7 +98,12 @@ impl<'t> Templates<'t> {
                 return Err(EvalError::MissingColumn { task: task.name.clone(), field, column, path, found });
             }
         }
-        Ok(Self { task, columns, path, text, json })
+        Ok(Self { task, columns, path, text, json, chat: None })
+    }
+
+    /// The same, with contexts as chats.
+    pub(crate) fn with_chat(self, chat: Option<&'t Tokenizer>) -> Self {
+        Self { chat, ..self }
     }
 
     /// The document at `index` as the task sees it, after the examples that are drawn for it.
@@ -105,12 +114,16 @@ impl<'t> Templates<'t> {
         let task = self.task;
         self.check_columns(index, &document)?;
         let place = Place::new(index, &document);
-        let mut before = self.text_of("description", &task.description, &place)?;
+        let description = self.text_of("description", &task.description, &place)?;
+        let mut turns = Vec::new();
+        if !description.is_empty() {
+            turns.push(Turn::new(Message::system(description), ""));
+        }
         for example in examples.draw(task, &document)? {
             if task.samples.is_empty() {
                 self.check_columns(index, example)?;
             }
-            before.push_str(&self.example(&Place::new(index, example))?);
+            turns.extend(self.example(&Place::new(index, example))?);
         }
         let mut item = Item {
             doc_id: index,
@@ -130,11 +143,11 @@ impl<'t> Templates<'t> {
             Rendered::Text(text) => text.clone().into(),
         };
         match task.output_type {
-            OutputType::MultipleChoice => self.ask_choices(&mut item, &before, question, target, &place)?,
+            OutputType::MultipleChoice => self.ask_choices(&mut item, &turns, question, target, &place)?,
             OutputType::Loglikelihood => {
                 let (question, target) = (question.into_text(), target.into_text());
                 item.choices = vec![target.clone()];
-                item.pairs = vec![(before + &question, target)];
+                item.pairs = vec![(self.context(&turns, question, &place)?, target)];
             }
             OutputType::GenerateUntil => {
                 let question = question.into_text();
@@ -146,7 +159,11 @@ impl<'t> Templates<'t> {
                     target => target.into_text(),
                 };
                 item.target = target.into();
-                item.pairs = vec![(format!("{before}{question}{delimiter}{prefix}"), String::new())];
+                turns.push(Turn::new(Message::user(question), delimiter));
+                if !prefix.is_empty() {
+                    turns.push(Turn::new(Message::assistant(prefix), ""));
+                }
+                item.pairs = vec![(self.render_turns(&turns, &place)?, String::new())];
             }
             OutputType::LoglikelihoodRolling => {
                 let text = target.into_text();
@@ -190,24 +207,26 @@ impl<'t> Templates<'t> {
     fn ask_choices(
         &self,
         item: &mut Item,
-        before: &str,
+        before: &[Turn],
         question: Rendered,
         target: Rendered,
         place: &Place<'_>,
     ) -> Result<(), EvalError> {
-        let delimiter = &self.task.target_delimiter;
+        // A chat's answer begins where the assistant's turn does.
+        let delimiter = if self.chat.is_some() { "" } else { self.task.target_delimiter.as_str() };
         if item.choices.is_empty() || item.choices.iter().any(String::is_empty) {
             return Err(self.fails("doc_to_choice", place, "it gives no choice, or an empty one".into()));
         }
         let right = match question {
             Rendered::Index(right) => {
                 let continuation = format!("{delimiter}{}", target.into_text());
-                item.pairs =
-                    item.choices.iter().map(|choice| (format!("{before}{choice}"), continuation.clone())).collect();
+                let contexts = item.choices.iter().map(|choice| self.context(before, choice.clone(), place));
+                let pairs = contexts.map(|context| Ok((context?, continuation.clone())));
+                item.pairs = pairs.collect::<Result<_, EvalError>>()?;
                 Rendered::Index(right)
             }
             Rendered::Text(question) => {
-                let context = format!("{before}{question}");
+                let context = self.context(before, question, place)?;
                 let continuations = item.choices.iter().map(|choice| format!("{delimiter}{choice}"));
                 item.pairs = continuations.map(|continuation| (context.clone(), continuation)).collect();
                 target
@@ -224,8 +243,17 @@ impl<'t> Templates<'t> {
         Ok(())
     }
 
+    /// What the model is told before it answers a question.
+    fn context(&self, before: &[Turn], question: String, place: &Place<'_>) -> Result<String, EvalError> {
+        self.render_turns(&[before, &[Turn::new(Message::user(question), "")]].concat(), place)
+    }
+
+    fn render_turns(&self, turns: &[Turn], place: &Place<'_>) -> Result<String, EvalError> {
+        turns::context(turns, self.chat).map_err(|problem| self.fails("--chat", place, problem.to_string()))
+    }
+
     /// An example: question, delimiter, answer (after what texts begin with), and the delimiter of examples.
-    fn example(&self, place: &Place<'_>) -> Result<String, EvalError> {
+    fn example(&self, place: &Place<'_>) -> Result<Vec<Turn>, EvalError> {
         let task = self.task;
         let choices = self.choices(place)?;
         let (text, target) = task.example_fields();
@@ -239,16 +267,14 @@ impl<'t> Templates<'t> {
             (Rendered::Text(question), target) => (question, target.into_text()),
         };
         if answer.is_empty() {
-            return Ok(question);
+            return Ok(vec![Turn::new(Message::user(question), "")]);
         }
         let prefix = self.prefix(place)?;
-        let (delimiter, end) = (&task.target_delimiter, &task.fewshot_delimiter);
-        if prefix.is_empty() {
-            return Ok(format!("{question}{delimiter}{answer}{end}"));
-        }
-        let delimiter = if requires_delimiter(&question, &prefix) { delimiter.as_str() } else { "" };
+        let meets = prefix.is_empty() || requires_delimiter(&question, &prefix);
+        let delimiter = if meets { task.target_delimiter.as_str() } else { "" };
         let space = if requires_delimiter(&prefix, &answer) { " " } else { "" };
-        Ok(format!("{question}{delimiter}{prefix}{space}{answer}{end}"))
+        let answer = Message::assistant(format!("{prefix}{space}{answer}"));
+        Ok(vec![Turn::new(Message::user(question), delimiter), Turn::new(answer, task.fewshot_delimiter.as_str())])
     }
 
     fn choice(&self, choices: &[String], index: i64, place: &Place<'_>) -> Result<String, EvalError> {
@@ -370,24 +396,4 @@ impl Rendered {
             Self::Text(text) => text,
         }
     }
-}
-
-/// Whether neither side of a border has white space.
-fn requires_delimiter(before: &str, after: &str) -> bool {
-    match (before.chars().next_back(), after.chars().next()) {
-        (Some(last), Some(first)) => !is_space(last) && !is_space(first),
-        _ => false,
-    }
-}
-
-/// `len(re.split(r"\s+", text))`: stretches between white space, empty ones at the ends included.
-fn words(text: &str) -> usize {
-    let mut stretches = 1;
-    let mut in_space = false;
-    for c in text.chars() {
-        let space = is_space(c);
-        stretches += usize::from(space && !in_space);
-        in_space = space;
-    }
-    stretches
 }

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 /// some hundreds a message.
 const FUEL: u64 = 1_000_000;
 
+/// Stands behind a message that is to be continued, to be found again when the template has been rendered. Where the
+/// template trims messages, the blank at its end is missing.
+const MARK: &str = "\u{27e8}to be continued\u{27e9} ";
+
 /// What is said in a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -25,6 +29,16 @@ impl Message {
     /// A message of the user.
     pub fn user(content: impl Into<String>) -> Self {
         Self { role: "user".into(), content: content.into() }
+    }
+
+    /// A message of the model: an answer, or, as the last one, the beginning of an answer.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: "assistant".into(), content: content.into() }
+    }
+
+    /// What is said before all else.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: "system".into(), content: content.into() }
     }
 }
 
@@ -40,7 +54,6 @@ impl Tokenizer {
     /// [`Problem::NoChatTemplate`], [`Problem::ChatTemplate`]; [`Problem::ControlInMessage`] where a message spells a
     /// control token, which would let it pass for the chat's own.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, Problem> {
-        let template = self.chat_template().ok_or(Problem::NoChatTemplate)?;
         let controls = |text: &str| {
             let parts = self.all.split(text);
             parts.iter().find_map(|part| match part {
@@ -51,15 +64,37 @@ impl Tokenizer {
         if let Some(token) = messages.iter().find_map(|message| controls(&message.content)) {
             return Err(Problem::ControlInMessage { token });
         }
+        Ok(self.encode_with_specials(&self.render_chat(messages)?))
+    }
+
+    /// The text of a chat up to where the assistant is to speak, or, where the last message is its own, to go on.
+    ///
+    /// # Errors
+    /// [`Problem::NoChatTemplate`], [`Problem::ChatTemplate`].
+    pub fn render_chat(&self, messages: &[Message]) -> Result<String, Problem> {
+        let template = self.chat_template().ok_or(Problem::NoChatTemplate)?;
         let spelling = |id: Option<u32>| id.and_then(|id| self.token_text(id)).unwrap_or_default();
-        let text = render(template, messages, spelling(self.bos()), spelling(self.eos()))
-            .map_err(|error| Problem::ChatTemplate { what: one_line(&error) })?;
-        Ok(self.encode_with_specials(&text))
+        let (bos, eos) = (spelling(self.bos()), spelling(self.eos()));
+        let fail = |error| Problem::ChatTemplate { what: one_line(&error) };
+        match messages.split_last() {
+            Some((last, before)) if last.role == "assistant" => {
+                let marked = Message::assistant(format!("{}{MARK}", last.content));
+                let text = render(template, &[before, &[marked]].concat(), bos, eos, false).map_err(fail)?;
+                to_mark(&text).ok_or_else(|| Problem::ChatTemplate { what: "it leaves out the last message".into() })
+            }
+            _ => render(template, messages, bos, eos, true).map_err(fail),
+        }
     }
 }
 
+/// The text before the mark.
+fn to_mark(text: &str) -> Option<String> {
+    let at = text.rfind(MARK.trim_end())?;
+    Some(if text[at..].starts_with(MARK) { &text[..at] } else { text[..at].trim_end() }.to_owned())
+}
+
 /// The template's text, with the settings of transformers: blocks take the line feed behind them and the blanks before.
-fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, Error> {
+fn render(template: &str, messages: &[Message], bos: &str, eos: &str, generate: bool) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -69,7 +104,7 @@ fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<
     });
     let said = |Message { role, content }: &Message| context! { role => role.as_str(), content => content.as_str() };
     let messages: Vec<Value> = messages.iter().map(said).collect();
-    let context = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => true };
+    let context = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => generate };
     environment.render_str(template, context)
 }
 
@@ -91,7 +126,7 @@ mod tests {
 
     fn rendered(template: &str, contents: &[&str]) -> String {
         let messages: Vec<Message> = contents.iter().map(|&content| Message::user(content)).collect();
-        render(template, &messages, "<s>", "</s>").unwrap()
+        render(template, &messages, "<s>", "</s>", true).unwrap()
     }
 
     #[test]
@@ -102,9 +137,19 @@ mod tests {
         let blocks = "{{ bos_token }}\n  {% for m in messages %}\n  [{{ m.content.strip() }}]\n  {% endfor %}\nend";
         assert_eq!(rendered(blocks, &[" a ", "b"]), "<s>\n  [a]\n  [b]\nend");
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
-        assert!(one_line(&render(endless, &[], "", "").unwrap_err()).contains("fuel"));
-        let refused = render("{{ raise_exception('one turn only') }}", &[], "", "").unwrap_err();
+        assert!(one_line(&render(endless, &[], "", "", true).unwrap_err()).contains("fuel"));
+        let refused = render("{{ raise_exception('one turn only') }}", &[], "", "", true).unwrap_err();
         assert_eq!(one_line(&refused), "invalid operation: one turn only");
+    }
+
+    #[test]
+    fn an_answer_that_was_begun_stays_open() {
+        let said = [Message::user("a"), Message::assistant(format!("b\n{MARK}"))];
+        let keeps = "{% for m in messages %}<{{ m.content }}>{% endfor %}";
+        let trims = "{% for m in messages %}<{{ m.content | trim }}>{% endfor %}";
+        let open = |template| to_mark(&render(template, &said, "", "", false).unwrap()).unwrap();
+        assert_eq!((open(keeps), open(trims)), ("<a><b\n".to_owned(), "<a><b".to_owned()));
+        assert_eq!(to_mark("<a>"), None);
     }
 
     #[test]
