@@ -26,6 +26,7 @@ parser.add_argument("--slm", default="target/release/slm")
 parser.add_argument("--peers", type=pathlib.Path, required=True, help="the folder of records/peers/setup.sh")
 parser.add_argument("--preload", default="/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4", help="malloc for PyTorch")
 parser.add_argument("--rounds", type=int, default=2, help="times that ours and the peers' alternate")
+parser.add_argument("--files", type=pathlib.Path, nargs="*", default=[], help="GGUF files to run beside llama.cpp as well")
 parser.add_argument("--only", default="", help="run the rows with this in their name")
 parser.add_argument("--wait", type=int, default=60, help="seconds to wait for an idle machine, at most")
 parser.add_argument("--out", type=pathlib.Path, help="JSON file for the record")
@@ -96,6 +97,10 @@ def rows():
                 peers["candle"] = candle("decode", model)
             decode = slm("decode", *ours, "--depth", str(depth), "--tokens", "64")
             yield f"decode {kind}, context {depth}", decode, peers
+    for model in options.files:
+        ours = ["--model", model]
+        yield f"prefill 512, {model.stem}", slm("prefill", *ours, "--tokens", "512"), {"llama.cpp": llama(model, "-p", "512", "-n", "0")}
+        yield f"decode, {model.stem}", slm("decode", *ours, "--tokens", "64"), {"llama.cpp": llama(model, "-p", "0", "-n", "64")}
 
 
 def middle(runs):

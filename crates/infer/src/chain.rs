@@ -120,11 +120,9 @@ impl<'b> Chain<'b> {
             if stage.is_model {
                 let made = draft(stage, costs, &mut request, price, best.0.gain, &mut self.ledger)?;
                 if let Some(drafted) = made {
-                    // Sampled tokens were drawn and must be judged: see `Pace`.
-                    if drafted.gain >= best.0.gain
-                        || best.0.gain == 0.0
-                        || !request.sampler.is_greedy() && !drafted.proposal.ids.is_empty()
-                    {
+                    // Tokens that were drawn must be judged: see `Pace`.
+                    let drawn = !request.sampler.is_greedy() && !drafted.proposal.ids.is_empty();
+                    if drawn || best.0.gain == 0.0 || drafted.gain >= best.0.gain {
                         self.author = index;
                         return Ok(drafted.proposal);
                     }
@@ -187,6 +185,9 @@ fn draft(
     };
     let request = Request { most, pace: &mut pace, catch_up, ..reborrow(request) };
     let mut proposal = stage.drafter.propose(request)?;
+    if pace.passes == 0 {
+        return Ok(None); // no room
+    }
     let time = pace.passes as f64 * costs.draft + beginning(unread);
     let worthy = pace.worthy;
     let survival = stage.acceptance.survival(&proposal.confidences);
@@ -196,8 +197,7 @@ fn draft(
     }
     let width = proposal.ids.len();
     let gain = survival[..width].iter().sum::<f64>() - price * (costs.verify(width + 1) - 1.0);
-    // What a trial forced upon the draft is not what it would earn.
-    // Nor what reading up costs that the next round need not read again.
+    // What a trial forced upon the draft is not what it would earn, nor is reading up what each round would cost.
     let lasting = time - if is_trial { beginning(unread) - beginning(1) } else { 0.0 };
     stage.account.asked(if worthy { gain } else { 0.0 } - price * lasting);
     stage.spent = time;
