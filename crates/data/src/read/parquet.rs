@@ -2,14 +2,16 @@
 
 use super::{BLOCK_BYTES, Block, BlockReader, Fields, ReadError, Record, Shape, hash_file};
 use crate::account::Reason;
+use bytes::Bytes;
 use formats::file;
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use recipe::DropRule;
 use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -30,10 +32,46 @@ struct RuleColumn {
     fields: Option<Fields>,
 }
 
+/// A file whose end is an error: the parquet crate skips what a page's header claims one piece at a time, and at an end
+/// that only yields nothing it would go on for hours.
+struct Whole(File);
+
+impl Length for Whole {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for Whole {
+    type T = ToEnd;
+
+    fn get_read(&self, start: u64) -> Result<ToEnd, ParquetError> {
+        self.0.get_read(start).map(ToEnd)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.0.len()) {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are more than the file holds")));
+        }
+        self.0.get_bytes(start, length)
+    }
+}
+
+struct ToEnd(BufReader<File>);
+
+impl Read for ToEnd {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(out)? {
+            0 if !out.is_empty() => Err(ErrorKind::UnexpectedEof.into()),
+            read => Ok(read),
+        }
+    }
+}
+
 /// Reader of rows.
 pub(crate) struct Rows {
     path: PathBuf,
-    file: SerializedFileReader<File>,
+    file: SerializedFileReader<Whole>,
     text: Column,
     rules: Vec<RuleColumn>,
     /// Readers of the current row group: the text's, then the rules'.
@@ -51,7 +89,7 @@ impl Rows {
         let bytes = file::size_bytes(path)?;
         let fail = |cause: ParquetError| ReadError::Parquet { path: path.into(), cause: cause.to_string() };
         let opened = file::open_read(path)?;
-        let file = guarded(|| SerializedFileReader::new(opened)).map_err(fail)?;
+        let file = guarded(|| SerializedFileReader::new(Whole(opened))).map_err(fail)?;
         let text = text_column(&file, path, &source.text)?;
         let rules = rule_columns(&file, &source.drop_where);
         let rows = file.metadata().file_metadata().num_rows().max(0) as u64;
@@ -141,7 +179,7 @@ impl RuleColumn {
 }
 
 /// Names of the leaf columns that are no lists.
-fn leaves(file: &SerializedFileReader<File>) -> Vec<(String, Column, Type)> {
+fn leaves(file: &SerializedFileReader<Whole>) -> Vec<(String, Column, Type)> {
     let schema = file.metadata().file_metadata().schema_descr();
     let leaf = |(index, column): (usize, &parquet::schema::types::ColumnDescPtr)| {
         (column.max_rep_level() == 0).then(|| {
@@ -151,7 +189,7 @@ fn leaves(file: &SerializedFileReader<File>) -> Vec<(String, Column, Type)> {
     schema.columns().iter().enumerate().filter_map(leaf).collect()
 }
 
-fn text_column(file: &SerializedFileReader<File>, path: &Path, name: &str) -> Result<Column, ReadError> {
+fn text_column(file: &SerializedFileReader<Whole>, path: &Path, name: &str) -> Result<Column, ReadError> {
     let columns = leaves(file);
     let names: Vec<String> = columns.iter().map(|column| format!("`{}`", column.0)).collect();
     let found = columns.into_iter().find(|column| column.0 == name && column.2 == Type::BYTE_ARRAY);
@@ -164,7 +202,7 @@ fn text_column(file: &SerializedFileReader<File>, path: &Path, name: &str) -> Re
 
 /// The columns that rules look at: a column of the rule's name, or a text column that its name begins with. A rule
 /// whose column is not there never holds.
-fn rule_columns(file: &SerializedFileReader<File>, rules: &[DropRule]) -> Vec<RuleColumn> {
+fn rule_columns(file: &SerializedFileReader<Whole>, rules: &[DropRule]) -> Vec<RuleColumn> {
     let mut found: Vec<RuleColumn> = Vec::new();
     for rule in rules {
         for (name, column, physical) in leaves(file) {

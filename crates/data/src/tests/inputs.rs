@@ -284,3 +284,18 @@ fn parquet_with_a_damaged_byte_is_read_or_refused() {
     }
     assert!(lies > 0, "no byte was found at which the parquet crate panics");
 }
+
+/// A page's header whose list of billions ends with the file is refused at once; the parquet crate by itself would count to
+/// their end.
+#[test]
+fn parquet_with_a_header_beyond_the_file_is_refused() {
+    let scene = Scene::new();
+    scene.file("damaged.parquet", &include_bytes!("../../../../fuzz/corpus/documents/parquet_endless_header")[1..]);
+    let files = vec![scene.path("damaged.parquet").display().to_string()];
+    let source = Source { name: "s".into(), files, format: Format::Parquet, ..Source::default() };
+    let data = Data { sources: vec![source], ..Data::default() };
+    let mut texts = sample_texts(&data, 1 << 20, None).unwrap();
+    texts.by_ref().for_each(drop);
+    let error = texts.finish().unwrap_err().to_string();
+    assert!(error.contains("damaged.parquet: not a readable parquet file"), "{error}");
+}
