@@ -30,6 +30,7 @@ const HEURISTIC_START: usize = 5;
 
 /// Most tokens that a draft reads in order to be tried again.
 const TRIAL_CATCH_UP: usize = 64;
+
 /// A drafter and what is known about it.
 struct Stage<'b> {
     drafter: Box<dyn Drafter + 'b>,
