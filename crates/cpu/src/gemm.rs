@@ -65,6 +65,8 @@ pub(crate) const LEFT_BYTES: usize = 384 << 10;
 const TILES_LEFT_BYTES: usize = 1 << 20;
 /// Rows up to which a task is a run of panels, read once from memory, and rows are not split.
 const FEW_ROWS: usize = 17;
+/// k of a strip (`avx2.rs`), whose 16 KiB stay in a first cache of 32 KiB beside the rows that they meet.
+const STRIP_DEPTH: usize = 256;
 
 /// How the numbers of a right operand are kept, and both operands multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +126,10 @@ pub(crate) fn gemm(
     }
     left.check(rows, right.k);
     let form = LeftForm::of(level, right.number, family);
-    let grid = Grid::of(pool.threads(), rows, right.panels(), form, form.words(right.words_per_panel().min(K_BLOCK)));
-    let job = Job { level, scratch, out: Disjoint::new(out), onto, left, form, right, rows };
+    let strips = level == Level::Avx2 && rows > FEW_ROWS && right.k > 0;
+    let job = Job { level, scratch, out: Disjoint::new(out), onto, left, form, strips, right, rows };
+    let block_words = job.block_words().min(right.words_per_panel());
+    let grid = Grid::of(pool.threads(), rows, right.panels(), form, form.words(block_words));
     pool.run(grid.row_blocks * grid.panel_blocks, &|task| {
         // Neighbours in time share the rows of A of a task and so the panels of B in the shared cache.
         let (row_block, panel_block) = (task / grid.panel_blocks, task % grid.panel_blocks);
@@ -148,13 +152,13 @@ impl Grid {
             return Self::of_tiles(threads, rows, panels, words);
         }
         let row_blocks =
-            if rows <= FEW_ROWS { 1 } else { (rows * words * 4).div_ceil(LEFT_BYTES).min(rows.div_ceil(MR)) };
+            if rows <= FEW_ROWS { 1 } else { (rows * words * 4).div_ceil(LEFT_BYTES).clamp(1, rows.div_ceil(MR)) };
         // Four tasks a thread: the threads of a busy machine do not finish at the same time.
         let wanted = if threads == 1 { 1 } else { threads * 4 };
         // A task packs its rows for itself; with fewer than four panels that would be felt.
         let panel_blocks =
             wanted.div_ceil(row_blocks).min(panels.div_ceil(if rows <= FEW_ROWS { 1 } else { 4 })).max(1);
-        Self { row_blocks: row_blocks.max(1), panel_blocks }
+        Self { row_blocks, panel_blocks }
     }
 
     /// For tiles, packing and the reading of B weigh more, being no faster than elsewhere: at least 256 rows use a panel
@@ -182,18 +186,30 @@ struct Job<'a> {
     onto: Onto<'a>,
     left: Left<'a>,
     form: LeftForm,
+    /// Whether the panels of B are cut into strips (`avx2.rs`).
+    strips: bool,
     right: Right<'a>,
     rows: usize,
 }
 
 impl Job<'_> {
+    /// Words of k between a store and a reload of the sums.
+    fn block_words(&self) -> usize {
+        match (self.strips, self.right.number) {
+            (false, _) => K_BLOCK,
+            (true, Number::F32) => STRIP_DEPTH,
+            (true, Number::Bf16) => STRIP_DEPTH / 2,
+        }
+    }
+
     /// Computes the outputs `rows × panels`.
     fn task(&self, rows: Range<usize>, panels: Range<usize>) {
-        let words = self.right.words_per_panel();
-        let blocks = words.div_ceil(K_BLOCK).max(1);
-        let left_words = self.form.words(words.min(K_BLOCK));
+        let (words, block_words) = (self.right.words_per_panel(), self.block_words());
+        let blocks = words.div_ceil(block_words).max(1);
+        let left_words = self.form.words(words.min(block_words));
         let left_rows = self.form.rows(rows.len());
         let mut lease = self.scratch.take(left_rows * left_words);
+        let mut strips = self.strips.then(|| self.scratch.take(STRIP_DEPTH * NR));
         // SAFETY: the form is that of tiles only at the level that has them; this is the one task on this thread.
         #[cfg(target_arch = "x86_64")]
         let _tiles = (self.form == LeftForm::Tiles).then(|| unsafe { amx::Configured::new() });
@@ -201,31 +217,60 @@ impl Job<'_> {
         let mut sums = (blocks > 1 && matches!(self.onto, Onto::ItselfAsResidual))
             .then(|| self.scratch.take(rows.len() * panels.len() * NR));
         for block in 0..blocks {
-            let range = block * K_BLOCK..words.min((block + 1) * K_BLOCK);
+            let range = block * block_words..words.min((block + 1) * block_words);
             let packed = &mut lease.words()[..left_rows * self.form.words(range.len())];
             pack::left(self.level, self.form, packed, self.left, rows.clone(), range.clone(), self.right.k);
-            let sums = sums.as_mut().map(|lease| (lease.floats().as_mut_ptr(), panels.len() * NR));
-            let edge = Edge { first: block == 0, last: block + 1 == blocks, sums };
             for panel in panels.clone() {
-                self.panel(rows.clone(), panels.start, panel, packed, range.clone(), &edge);
+                let sums = sums.as_mut().map(|lease| {
+                    let first = (panel - panels.start) * NR;
+                    (lease.floats().as_mut_ptr().wrapping_add(first), panels.len() * NR)
+                });
+                let edge = Edge { first: block == 0, last: block + 1 == blocks, sums };
+                let right = &self.right.panel(panel)[range.start * NR..range.end * NR];
+                let strips = strips.as_mut().map(|lease| lease.words());
+                self.panel(rows.clone(), panel * NR, packed, right, strips, &edge);
             }
         }
     }
 
-    /// Continues the sums of one panel of B over the words `range`.
-    fn panel(&self, rows: Range<usize>, first: usize, panel: usize, packed: &[u32], range: Range<usize>, edge: &Edge) {
-        let (n, column) = (self.right.n, panel * NR);
-        let right = &self.right.panel(panel)[range.start * NR..range.end * NR];
-        let left_words = self.form.words(range.len());
+    /// Continues the sums of the outputs from `column` on, a panel or what is left of it, over some words of k.
+    fn panel(
+        &self,
+        rows: Range<usize>,
+        column: usize,
+        packed: &[u32],
+        right: &[u32],
+        strips: Option<&mut [u32]>,
+        edge: &Edge,
+    ) {
+        let width = NR.min(self.right.n - column);
+        let Some(strips) = strips else { return self.columns(rows, column..column + width, packed, right, edge) };
+        #[cfg(target_arch = "x86_64")]
+        {
+            let strips = &mut strips[..self.form.words(right.len())];
+            // SAFETY: strips are made at the level of AVX2 only, which was seen then.
+            unsafe { avx2::strips(strips, right, self.right.number) };
+            let strip_words = avx2::STRIP * strips.len() / NR;
+            for (at, strip) in (0..width).step_by(avx2::STRIP).zip(strips.chunks_exact(strip_words)) {
+                let columns = column + at..column + width.min(at + avx2::STRIP);
+                let edge = Edge { sums: edge.sums.map(|(sums, ld)| (sums.wrapping_add(at), ld)), ..*edge };
+                self.columns(rows.clone(), columns, packed, strip, &edge);
+            }
+        }
+    }
+
+    /// Continues the sums of all `rows` of some columns, of which `right` has the words.
+    fn columns(&self, rows: Range<usize>, columns: Range<usize>, packed: &[u32], right: &[u32], edge: &Edge) {
+        let (n, width) = (self.right.n, columns.len());
+        let left_words = packed.len() / self.form.rows(rows.len()).max(1);
         for row in rows.clone().step_by(self.form.height()) {
             let height = self.form.height().min(rows.end - row);
-            let width = NR.min(n - column);
-            debug_assert!(row + height <= self.rows && self.out.len >= (row + height - 1) * n + column + width);
+            debug_assert!(row + height <= self.rows && self.out.len >= (row + height - 1) * n + columns.end);
             let left = &packed[(row - rows.start) * left_words..][..self.form.rows(height) * left_words];
-            let at = row * n + column;
+            let at = row * n + columns.start;
             let own = (self.out.at(at), n);
             let kept = match edge.sums {
-                Some((sums, ld)) => (sums.wrapping_add((row - rows.start) * ld + (panel - first) * NR), ld),
+                Some((sums, ld)) => (sums.wrapping_add((row - rows.start) * ld), ld),
                 None => own,
             };
             let start = match (edge.first, self.onto) {
@@ -260,6 +305,8 @@ impl Job<'_> {
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, LeftForm::Singles) => avx512::singles(tile, out),
                 #[cfg(target_arch = "x86_64")]
+                (Level::Avx2, _) if self.strips => avx2::strip(tile, out),
+                #[cfg(target_arch = "x86_64")]
                 (Level::Avx2, LeftForm::Rounded) => avx2::widened(tile, out),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx2, LeftForm::Singles) => avx2::singles(tile, out),
@@ -281,7 +328,7 @@ struct Edge {
 struct Tile<'a> {
     /// `[words][height]`, or in the order of [`LeftForm::Tiles`].
     left: &'a [u32],
-    /// `[words][NR]`.
+    /// `[words][NR]`, or a strip.
     right: &'a [u32],
     /// What the sums start from, if not from 0: the first float and the distance of rows.
     start: Option<(*const f32, usize)>,

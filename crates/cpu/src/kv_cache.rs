@@ -226,7 +226,7 @@ fn keep_floats<E: Copy>(
 
 /// The nearest bf16, ties to even, without a branch, so that the compiler does sixteen at a time.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u16 {
+pub(crate) fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
     // A NaN could round to infinity: it stays one by its highest bit.

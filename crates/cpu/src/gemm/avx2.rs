@@ -1,22 +1,31 @@
-//! Tiles of 6 × 16 sums in 12 registers of AVX2, four of them side by side over a panel.
+//! Tiles of 6 × 16 sums in 12 registers of AVX2.
+//!
+//! Few rows take a panel as it comes from memory, four tiles side by side. For many it is cut into strips of sixteen outputs
+//! first, in f32: of a panel the sixteen outputs' lines are 256 bytes apart and fall on a quarter of the first cache's sets,
+//! where a strip's stay for all rows; and bf16 is widened once. Measured on Zen 3, 1024 × 768 → 4096, one core, of a peak of 104
+//! GFLOP/s, best of several: f32 84 GFLOP/s instead of 79, bf16 90 instead of 59.
 #![allow(clippy::needless_range_loop, reason = "the indices are registers")]
 
-use super::{MR, NR, Tile};
+use super::pack::unpair;
+use super::{MR, NR, Number, Tile};
 use std::arch::x86_64::*;
 
 /// Floats of a register.
 const LANES: usize = 8;
 /// Registers of a tile's width.
 const WIDTH: usize = 2;
+/// Outputs of a strip.
+pub(super) const STRIP: usize = WIDTH * LANES;
 
-/// Makes `name(tile, out)`, which calls `inner::<height>` on each piece of the panel that is `WIDTH` registers wide.
+/// Makes `name(tile, out)`, which calls `inner::<height>` on each piece of the panel that is `WIDTH` registers wide. The body
+/// is what is done with a word of A, `height` of them, and of B, `WIDTH` registers.
 macro_rules! tiles {
-    ($name:ident, $inner:ident, $per_word:literal, |$sums:ident, $left:ident, $b:ident| $body:block) => {
+    ($name:ident, $inner:ident, $stride:expr, $per_word:literal, |$sums:ident, $left:ident, $right:ident| $body:block) => {
         /// # Safety
         /// [`Tile`]'s pointers and `out` reach `height` rows of `width` floats, which no other thread writes, and the
         /// processor has the instructions.
         pub(super) unsafe fn $name(tile: &Tile<'_>, out: (*mut f32, usize)) {
-            for column in (0..tile.width).step_by(WIDTH * LANES) {
+            for column in (0..tile.width).step_by(STRIP) {
                 // SAFETY: as the caller promises.
                 unsafe {
                     match tile.height {
@@ -33,19 +42,17 @@ macro_rules! tiles {
 
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $inner<const H: usize>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize)) {
-            let words = tile.right.len() / NR;
-            assert!(tile.left.len() == words * H * $per_word && tile.height == H && column + WIDTH * LANES <= NR);
+            let words = tile.right.len() / $stride;
+            assert!(tile.left.len() == words * H * $per_word && tile.height == H && column + STRIP <= $stride);
             // SAFETY: as the caller promises.
             let mut $sums: [[__m256; WIDTH]; H] = unsafe { start(tile, column) };
-            let ($left, right) = (tile.left.as_ptr(), tile.right.as_ptr().wrapping_add(column));
+            let ($left, $right) = (tile.left.as_ptr(), tile.right.as_ptr().wrapping_add(column));
             for word in 0..words {
-                // SAFETY: `words` words of B are NR long each, and as many groups of A are H · per_word long.
+                // SAFETY: `words` words of B are `stride` long each, and as many groups of A are H · per_word long.
                 unsafe {
-                    let $left = $left.add(word * H * $per_word);
-                    for j in 0..WIDTH {
-                        let $b = (_mm256_loadu_si256(right.add(word * NR + j * LANES).cast()), j);
-                        $body
-                    }
+                    let ($left, $right) =
+                        ($left.add(word * H * $per_word), $right.add(word * $stride).cast::<__m256i>());
+                    $body
                 }
             }
             // SAFETY: as the caller promises.
@@ -54,26 +61,56 @@ macro_rules! tiles {
     };
 }
 
-tiles!(singles, singles_of, 1, |sums, left, b| {
-    let b_singles = _mm256_castsi256_ps(b.0);
-    for i in 0..H {
-        let a = _mm256_set1_ps(f32::from_bits(*left.add(i)));
-        sums[i][b.1] = _mm256_fmadd_ps(a, b_singles, sums[i][b.1]);
-    }
+/// Adds the products of `H` numbers of A, each broadcast once, and of `WIDTH` registers of B to the sums.
+macro_rules! multiply {
+    ($sums:ident, $left:expr, |$j:ident| $b:expr) => {
+        for i in 0..H {
+            let a = _mm256_set1_ps(f32::from_bits(*$left.add(i)));
+            for $j in 0..WIDTH {
+                $sums[i][$j] = _mm256_fmadd_ps(a, _mm256_castsi256_ps($b), $sums[i][$j]);
+            }
+        }
+    };
+}
+
+tiles!(singles, singles_of, NR, 1, |sums, left, right| {
+    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
+    multiply!(sums, left, |j| b[j]);
 });
 
-tiles!(widened, widened_of, 2, |sums, left, b| {
-    let earlier = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(b.0)));
-    let later = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b.0));
-    for i in 0..H {
-        let a = _mm256_set1_ps(f32::from_bits(*left.add(i)));
-        sums[i][b.1] = _mm256_fmadd_ps(a, earlier, sums[i][b.1]);
-    }
-    for i in 0..H {
-        let a = _mm256_set1_ps(f32::from_bits(*left.add(H + i)));
-        sums[i][b.1] = _mm256_fmadd_ps(a, later, sums[i][b.1]);
-    }
+tiles!(widened, widened_of, NR, 2, |sums, left, right| {
+    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
+    multiply!(sums, left, |j| _mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(b[j])));
+    multiply!(sums, left.add(H), |j| _mm256_slli_epi32::<16>(b[j]));
 });
+
+tiles!(strip, strip_of, STRIP, 1, |sums, left, right| {
+    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
+    multiply!(sums, left, |j| b[j]);
+});
+
+/// Cuts words of a panel (`[word][NR]`) into strips of f32, `[strip][k][STRIP]`.
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn strips(out: &mut [u32], panel: &[u32], number: Number) {
+    let strip_words = out.len() / (NR / STRIP);
+    for (i, strip) in out.chunks_exact_mut(strip_words).enumerate() {
+        let words = panel.as_chunks::<NR>().0.iter().map(|group| &group[i * STRIP..][..STRIP]);
+        match number {
+            Number::F32 => strip.chunks_exact_mut(STRIP).zip(words).for_each(|(out, words)| out.copy_from_slice(words)),
+            Number::Bf16 => {
+                for (out, words) in strip.chunks_exact_mut(2 * STRIP).zip(words) {
+                    let (earlier, later) = out.split_at_mut(STRIP);
+                    for ((earlier, later), word) in earlier.iter_mut().zip(later).zip(words) {
+                        [*earlier, *later] = unpair(*word).map(f32::to_bits);
+                    }
+                }
+            }
+        }
+    }
+}
 
 /// All bits set in the lanes of the register at `column` that are inside the width.
 #[inline]
@@ -111,8 +148,11 @@ unsafe fn finish<const H: usize>(tile: &Tile<'_>, column: usize, out: (*mut f32,
                 let residual = unsafe { _mm256_maskload_ps(residual.wrapping_add(i * ld + at), mask) };
                 sum = _mm256_add_ps(residual, sum);
             }
-            // SAFETY: as above.
-            unsafe { _mm256_maskstore_ps(out.0.wrapping_add(i * out.1 + at), mask, sum) };
+            let to = out.0.wrapping_add(i * out.1 + at);
+            // SAFETY: as above. A masked store is some eighteen operations on AMD.
+            unsafe {
+                if at + LANES <= tile.width { _mm256_storeu_ps(to, sum) } else { _mm256_maskstore_ps(to, mask, sum) }
+            };
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use super::Number;
 use super::{Left, MR, NR};
+use crate::kv_cache::bf16_bits;
 use crate::memory::{Aligned, Scratch, Slabs};
 use crate::pool::Disjoint;
 use crate::{Level, Pool};
 use backend::Family;
-use half::bf16;
 use std::ops::Range;
 
 /// A right operand: panels of [`NR`] outputs, `[panel][word of k][NR]`, zeroes where n or k is short.
@@ -230,31 +230,44 @@ pub(crate) fn left(
         };
     }
     let _ = level;
-    let per_row = form.words(words.len());
+    match form {
+        LeftForm::Singles => left_words(packed, left, rows, words.start..words.end.min(k), words.len(), f32::to_bits),
+        LeftForm::Rounded => {
+            let range = 2 * words.start..k.min(2 * words.end);
+            left_words(packed, left, rows, range, 2 * words.len(), |x| u32::from(bf16_bits(x)) << 16);
+        }
+        LeftForm::Pairs | LeftForm::Tiles => unreachable!("{form:?} are packed by AVX512-BF16"),
+    }
+}
+
+/// Packs the numbers `range` of rows, a word each, and zeroes behind them up to `per_row` words.
+fn left_words(
+    packed: &mut [u32],
+    left: Left<'_>,
+    rows: Range<usize>,
+    range: Range<usize>,
+    per_row: usize,
+    word: impl Fn(f32) -> u32 + Copy,
+) {
     if packed.is_empty() {
         return;
     }
     for (first, panel) in rows.clone().step_by(MR).zip(packed.chunks_mut(MR * per_row)) {
         let height = MR.min(rows.end - first);
-        let get = |row: usize, at: usize| {
-            if at >= k {
-                return 0.0;
+        let (panel, behind) = panel.split_at_mut(range.len() * height);
+        behind.fill(0);
+        match left {
+            Left::Rows { x, ld } => {
+                for row in 0..height {
+                    let numbers = &x[(first + row) * ld..][range.clone()];
+                    panel[row..].iter_mut().step_by(height).zip(numbers).for_each(|(out, &x)| *out = word(x));
+                }
             }
-            match left {
-                Left::Rows { x, ld } => x[(first + row) * ld + at],
-                Left::Columns { x, ld } => x[at * ld + first + row],
-            }
-        };
-        for (i, group) in panel.chunks_exact_mut(height).enumerate() {
-            for (row, word) in group.iter_mut().enumerate() {
-                *word = match form {
-                    LeftForm::Singles => get(row, words.start + i).to_bits(),
-                    LeftForm::Rounded => round(get(row, 2 * words.start + i)).to_f32().to_bits(),
-                    LeftForm::Pairs | LeftForm::Tiles => {
-                        let at = 2 * (words.start + i);
-                        pair(get(row, at), get(row, at + 1))
-                    }
-                };
+            Left::Columns { x, ld } => {
+                for (group, at) in panel.chunks_exact_mut(height).zip(range.clone()) {
+                    let numbers = &x[at * ld + first..][..height];
+                    group.iter_mut().zip(numbers).for_each(|(out, &x)| *out = word(x));
+                }
             }
         }
     }
@@ -325,14 +338,9 @@ fn right_columns_of_panel(
     }
 }
 
-/// f32 → bf16, nearest, ties to even.
-pub(crate) fn round(x: f32) -> bf16 {
-    bf16::from_f32(x)
-}
-
 /// Two numbers of ascending k in a word: the earlier one in the upper half, which `vdpbf16ps` adds first.
 pub(crate) fn pair(earlier: f32, later: f32) -> u32 {
-    u32::from(round(earlier).to_bits()) << 16 | u32::from(round(later).to_bits())
+    u32::from(bf16_bits(earlier)) << 16 | u32::from(bf16_bits(later))
 }
 
 /// The numbers of a [`pair`], widened.

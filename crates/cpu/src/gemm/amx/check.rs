@@ -9,7 +9,7 @@ use backend::Rows;
 fn numbers(seed: usize, len: usize) -> Vec<f32> {
     (0..len)
         .map(|i| ((i * 7919 + seed * 104_729) % 251) as f32 / 64.0 - 1.95)
-        .map(|x| super::super::pack::round(x).to_f32())
+        .map(|x| half::bf16::from_f32(x).to_f32())
         .collect()
 }
 

@@ -1,7 +1,7 @@
 use super::super::tests::numbers;
 use super::software::Unit;
 use super::*;
-use crate::gemm::pack::{pair, round};
+use crate::gemm::pack::pair;
 
 /// A word of two bf16 numbers, the first in the lower half.
 fn word(lower: f32, upper: f32) -> u32 {
@@ -184,7 +184,7 @@ fn rows_and_columns_are_packed_as_tiles() {
             let (block, step, row, at) =
                 (i / STEP_WORDS / steps, i / STEP_WORDS % steps, i % STEP_WORDS / STEP, i % STEP);
             let (row, k0) = (rows.start + block * ROWS + row, 2 * (words.start + step * STEP + at));
-            let get = |k0: usize| if row < m && k0 < k { round(x[row * k + k0]).to_f32() } else { 0.0 };
+            let get = |k0: usize| if row < m && k0 < k { half::bf16::from_f32(x[row * k + k0]).to_f32() } else { 0.0 };
             assert_eq!(got, pair(get(k0), get(k0 + 1)), "row {row}, k {k0}");
         }
     }
