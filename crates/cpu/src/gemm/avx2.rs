@@ -12,40 +12,49 @@ use std::arch::x86_64::*;
 
 /// Floats of a register.
 const LANES: usize = 8;
-/// Registers of a tile's width.
-const WIDTH: usize = 2;
 /// Outputs of a strip.
-pub(super) const STRIP: usize = WIDTH * LANES;
+pub(super) const STRIP: usize = 2 * LANES;
 
-/// Makes `name(tile, out)`, which calls `inner::<height>` on each piece of the panel that is `WIDTH` registers wide. The body
-/// is what is done with a word of A, `height` of them, and of B, `WIDTH` registers.
+/// Makes `name(tile, out)`, which calls `inner::<height, width>` on each piece of the panel: so many registers wide that the sums
+/// fit in twelve, but no wider than the panel. The body is what is done with a word of A, `height` of them, and of B.
 macro_rules! tiles {
-    ($name:ident, $inner:ident, $stride:expr, $per_word:literal, |$sums:ident, $left:ident, $right:ident| $body:block) => {
+    ($name:ident, $pieces:ident, $inner:ident, $stride:expr, $per_word:literal, |$sums:ident, $left:ident, $right:ident| $body:block) => {
         /// # Safety
         /// [`Tile`]'s pointers and `out` reach `height` rows of `width` floats, which no other thread writes, and the
         /// processor has the instructions.
         pub(super) unsafe fn $name(tile: &Tile<'_>, out: (*mut f32, usize)) {
-            for column in (0..tile.width).step_by(STRIP) {
-                // SAFETY: as the caller promises.
-                unsafe {
-                    match tile.height {
-                        1 => $inner::<1>(tile, column, out),
-                        2 => $inner::<2>(tile, column, out),
-                        3 => $inner::<3>(tile, column, out),
-                        4 => $inner::<4>(tile, column, out),
-                        5 => $inner::<5>(tile, column, out),
-                        _ => $inner::<MR>(tile, column, out),
-                    }
+            const fn at_most(registers: usize) -> usize {
+                if registers * LANES < $stride { registers } else { $stride / LANES }
+            }
+            // SAFETY: as the caller promises.
+            unsafe {
+                match tile.height {
+                    1 => $pieces::<1, { at_most(8) }>(tile, out),
+                    2 => $pieces::<2, { at_most(4) }>(tile, out),
+                    3 => $pieces::<3, { at_most(4) }>(tile, out),
+                    4 => $pieces::<4, 2>(tile, out),
+                    5 => $pieces::<5, 2>(tile, out),
+                    _ => $pieces::<MR, 2>(tile, out),
                 }
             }
         }
 
+        /// # Safety
+        /// As `name`.
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn $inner<const H: usize>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize)) {
+        unsafe fn $pieces<const H: usize, const W: usize>(tile: &Tile<'_>, out: (*mut f32, usize)) {
+            for column in (0..tile.width).step_by(W * LANES) {
+                // SAFETY: as the caller promises.
+                unsafe { $inner::<H, W>(tile, column, out) };
+            }
+        }
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn $inner<const H: usize, const W: usize>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize)) {
             let words = tile.right.len() / $stride;
-            assert!(tile.left.len() == words * H * $per_word && tile.height == H && column + STRIP <= $stride);
+            assert!(tile.left.len() == words * H * $per_word && tile.height == H && column + W * LANES <= $stride);
             // SAFETY: as the caller promises.
-            let mut $sums: [[__m256; WIDTH]; H] = unsafe { start(tile, column) };
+            let mut $sums: [[__m256; W]; H] = unsafe { start(tile, column) };
             let ($left, $right) = (tile.left.as_ptr(), tile.right.as_ptr().wrapping_add(column));
             for word in 0..words {
                 // SAFETY: `words` words of B are `stride` long each, and as many groups of A are H · per_word long.
@@ -61,32 +70,32 @@ macro_rules! tiles {
     };
 }
 
-/// Adds the products of `H` numbers of A, each broadcast once, and of `WIDTH` registers of B to the sums.
+/// Adds the products of `H` numbers of A, each broadcast once, and of `W` registers of B to the sums.
 macro_rules! multiply {
     ($sums:ident, $left:expr, |$j:ident| $b:expr) => {
         for i in 0..H {
             let a = _mm256_set1_ps(f32::from_bits(*$left.add(i)));
-            for $j in 0..WIDTH {
+            for $j in 0..W {
                 $sums[i][$j] = _mm256_fmadd_ps(a, _mm256_castsi256_ps($b), $sums[i][$j]);
             }
         }
     };
 }
 
-tiles!(singles, singles_of, NR, 1, |sums, left, right| {
-    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
-    multiply!(sums, left, |j| b[j]);
+tiles!(singles, singles_of_panel, singles_of, NR, 1, |sums, left, right| {
+    multiply!(sums, left, |j| _mm256_loadu_si256(right.add(j)));
 });
 
-tiles!(widened, widened_of, NR, 2, |sums, left, right| {
-    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
-    multiply!(sums, left, |j| _mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(b[j])));
-    multiply!(sums, left.add(H), |j| _mm256_slli_epi32::<16>(b[j]));
+tiles!(widened, widened_of_panel, widened_of, NR, 2, |sums, left, right| {
+    multiply!(sums, left, |j| {
+        let pairs = _mm256_loadu_si256(right.add(j));
+        _mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(pairs))
+    });
+    multiply!(sums, left.add(H), |j| _mm256_slli_epi32::<16>(_mm256_loadu_si256(right.add(j))));
 });
 
-tiles!(strip, strip_of, STRIP, 1, |sums, left, right| {
-    let b = [_mm256_loadu_si256(right), _mm256_loadu_si256(right.add(1))];
-    multiply!(sums, left, |j| b[j]);
+tiles!(strip, whole_strip, strip_of, STRIP, 1, |sums, left, right| {
+    multiply!(sums, left, |j| _mm256_loadu_si256(right.add(j)));
 });
 
 /// Cuts words of a panel (`[word][NR]`) into strips of f32, `[strip][k][STRIP]`.
@@ -122,8 +131,8 @@ fn mask(tile: &Tile<'_>, column: usize) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn start<const H: usize>(tile: &Tile<'_>, column: usize) -> [[__m256; WIDTH]; H] {
-    let mut sums = [[_mm256_setzero_ps(); WIDTH]; H];
+unsafe fn start<const H: usize, const W: usize>(tile: &Tile<'_>, column: usize) -> [[__m256; W]; H] {
+    let mut sums = [[_mm256_setzero_ps(); W]; H];
     if let Some((start, ld)) = tile.start {
         for (i, sums) in sums.iter_mut().enumerate() {
             for (j, sum) in sums.iter_mut().enumerate() {
@@ -138,7 +147,12 @@ unsafe fn start<const H: usize>(tile: &Tile<'_>, column: usize) -> [[__m256; WID
 
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn finish<const H: usize>(tile: &Tile<'_>, column: usize, out: (*mut f32, usize), sums: [[__m256; WIDTH]; H]) {
+unsafe fn finish<const H: usize, const W: usize>(
+    tile: &Tile<'_>,
+    column: usize,
+    out: (*mut f32, usize),
+    sums: [[__m256; W]; H],
+) {
     for (i, sums) in sums.into_iter().enumerate() {
         for (j, mut sum) in sums.into_iter().enumerate() {
             let at = column + j * LANES;
