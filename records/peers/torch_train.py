@@ -1,7 +1,8 @@
 """PyTorch's side of records/compare.py: training steps on random tokens; one JSON line.
 
 The fastest fair PyTorch that is known for this shape: a hand-written module (fused qkv and gate/up, scaled dot-product
-attention, rms_norm), torch.compile, f32 weights with bf16 autocast, fused AdamW. Preload tcmalloc for its best speed.
+attention, rms_norm), torch.compile, f32 weights with bf16 autocast, fused AdamW. Preload tcmalloc for its best speed. Where the processor
+has no AVX-512, all is f32: bf16 products are emulated there, and a step takes minutes.
 
     python records/peers/torch_train.py --seq 1024 --micro-batch 4 --steps 5
 """
@@ -72,6 +73,7 @@ class Model(nn.Module):
         return F.cross_entropy(self.head(x).flatten(0, 1), targets.flatten())
 
 
+BF16 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 model = Model()
 optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 compiled = torch.compile(model)
@@ -81,7 +83,7 @@ targets = torch.randint(0, VOCAB, (options.micro_batch, options.seq))
 
 def step():
     started = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=BF16):
         loss = compiled(ids, targets)
     loss.backward()
     optimizer.step()
@@ -92,4 +94,5 @@ def step():
 for _ in range(2):
     step()
 rates = [step() for _ in range(options.steps)]
-print(json.dumps({"median": statistics.median(rates), "min": min(rates), "max": max(rates), "torch": torch.__version__}))
+print(json.dumps({"median": statistics.median(rates), "min": min(rates), "max": max(rates), "torch": torch.__version__,
+                  "dtype": "bf16" if BF16 else "f32"}))

@@ -245,6 +245,8 @@ impl Job<'_> {
     ) {
         let width = NR.min(self.right.n - column);
         let Some(strips) = strips else { return self.columns(rows, column..column + width, packed, right, edge) };
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("{} words of strips without AVX2", strips.len());
         #[cfg(target_arch = "x86_64")]
         {
             let strips = &mut strips[..self.form.words(right.len())];

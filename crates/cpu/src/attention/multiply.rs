@@ -149,14 +149,27 @@ impl<E> Tile<'_, E> {
                 _ => unsafe { self.rows::<FRESH, 4, 4, S>(s, row, vectors) },
             }
             (rows - row).min(4)
-        } else if rows < FEW_ROWS || rows - row == 1 {
+        } else if rows < FEW_ROWS {
             // SAFETY: see above.
             unsafe { self.rows::<FRESH, 1, 4, S>(s, row, vectors) };
             1
         } else {
-            // SAFETY: see above.
-            unsafe { self.rows::<FRESH, 2, 2, S>(s, row, vectors) };
-            2
+            // Twelve registers of sums; more rows share a vector of B than with two vectors of it.
+            match rows - row {
+                // SAFETY: see above.
+                1 => unsafe { self.rows::<FRESH, 1, 4, S>(s, row, vectors) },
+                // SAFETY: see above.
+                2 => unsafe { self.rows::<FRESH, 2, 2, S>(s, row, vectors) },
+                // SAFETY: see above.
+                3 => unsafe { self.rows::<FRESH, 3, 1, S>(s, row, vectors) },
+                // SAFETY: see above.
+                4 => unsafe { self.rows::<FRESH, 4, 1, S>(s, row, vectors) },
+                // SAFETY: see above.
+                5 => unsafe { self.rows::<FRESH, 5, 1, S>(s, row, vectors) },
+                // SAFETY: see above.
+                _ => unsafe { self.rows::<FRESH, 6, 1, S>(s, row, vectors) },
+            }
+            (rows - row).min(6)
         }
     }
 
