@@ -28,8 +28,9 @@ pub fn bf16_flops(pool: &Pool, level: Level) -> f64 {
     rate(pool, || dots(level))
 }
 
-/// Operations a second (a multiply-add is two) on integers of 8 bits summed in 32, of all threads, in registers: by
-/// `vpdpbusd` where the level's registers have it (AVX512-VNNI, AVX-VNNI), else the bf16 rate, which must do.
+/// Operations a second (a multiply-add is two) on integers of 8 bits, of all threads, in registers: summed in 32 bits by
+/// `vpdpbusd` where the level's registers have it (AVX512-VNNI, AVX-VNNI), in 16 by `vpmaddubsw` with AVX2, else the bf16
+/// rate, which must do.
 pub fn int8_ops(pool: &Pool, level: Level) -> f64 {
     #[cfg(target_arch = "x86_64")]
     {
@@ -41,6 +42,10 @@ pub fn int8_ops(pool: &Pool, level: Level) -> f64 {
         if level == Level::Avx2 && has!("avxvnni") {
             // SAFETY: as above.
             return rate(pool, || unsafe { x86::integers_of_avx2() });
+        }
+        if level >= Level::Avx2 {
+            // SAFETY: a `Level` is made only where its instructions were seen.
+            return rate(pool, || unsafe { x86::short_sums_of_avx2() });
         }
     }
     bf16_flops(pool, level)
@@ -317,6 +322,20 @@ mod x86 {
         for _ in 0..PASSES {
             for chain in &mut chains {
                 *chain = _mm256_dpbusd_avx_epi32(*chain, x, x);
+            }
+        }
+        black_box(chains);
+        (PASSES * CHAINS_OF_AVX2 * 32 * 2) as f64
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn short_sums_of_avx2() -> f64 {
+        let x = black_box(_mm256_set1_epi8(1));
+        let mut chains = [_mm256_setzero_si256(); CHAINS_OF_AVX2];
+        for _ in 0..PASSES {
+            for chain in &mut chains {
+                // The product depends on the chain, or it would be taken out of the loop.
+                *chain = _mm256_add_epi16(_mm256_maddubs_epi16(x, *chain), x);
             }
         }
         black_box(chains);
