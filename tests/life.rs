@@ -115,6 +115,26 @@ fn speculation_changes_no_token() {
     }
 }
 
+/// What speculation costs is kept, and measured again where a step takes much less than when it was measured.
+#[test]
+fn costs_of_a_busy_machine_are_measured_again() {
+    let lab = Lab::trained();
+    let speculate = ["generate", "--model", "run", "--prompt", "Ke mi", "--max-tokens", "5", "--speculate", "suffix"];
+    lab.ok(&speculate);
+    let [(name, _)] = &lab.files("cache/slm/speculation")[..] else { panic!("the costs are in one file") };
+    let name = format!("cache/slm/speculation/{}", name.display());
+    let kept = || -> serde_json::Value { serde_json::from_slice(&lab.read(&name)).expect("the costs are JSON") };
+    let measured = kept();
+    for (step, stays) in [(1e-9, true), (1e3, false)] {
+        let mut costs = measured.clone();
+        costs["costs"]["step_seconds"] = step.into();
+        lab.write(&name, costs.to_string());
+        lab.ok(&speculate);
+        assert_eq!(kept()["costs"]["step_seconds"] == step, stays, "{step} s: {}", kept());
+        assert_eq!(kept()["key"], measured["key"]);
+    }
+}
+
 /// A draft with another tokenizer is refused, and with a bridge it proposes by way of text.
 #[test]
 fn a_bridged_draft_changes_no_token() {

@@ -228,6 +228,10 @@ struct Stored {
     costs: Costs,
 }
 
+/// How much of its kept time a step must take now, or the machine was busy when the costs were measured and they are
+/// measured anew. A step that takes longer than it did says nothing: the machine is busy now.
+const SOUND_STEP: f64 = 0.75;
+
 /// Costs of the models on this machine: those of an earlier run, or measured now.
 pub(crate) fn costs(cast: &Cast<'_>, with_draft: bool) -> Result<Costs> {
     const ROOM: usize = 64;
@@ -238,10 +242,12 @@ pub(crate) fn costs(cast: &Cast<'_>, with_draft: bool) -> Result<Costs> {
         key.hash(&mut hasher);
         folder.join("speculation").join(format!("{:016x}.json", hasher.finish()))
     });
-    if let Some(costs) = path.as_deref().and_then(|path| kept(path, &key)) {
+    let mut target = session(cast, cast.target, ROOM)?;
+    if let Some(costs) = path.as_deref().and_then(|path| kept(path, &key))
+        && infer::measure_step(&mut target)? >= SOUND_STEP * costs.step_seconds
+    {
         return Ok(costs);
     }
-    let mut target = session(cast, cast.target, ROOM)?;
     let mut draft = draft.map(|draft| session(cast, &draft.model, ROOM)).transpose()?;
     let costs = infer::measure_costs(&mut target, draft.as_mut())?;
     if let Some(path) = path {

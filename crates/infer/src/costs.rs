@@ -34,6 +34,22 @@ pub fn measure_costs(target: &mut Session<'_>, draft: Option<&mut Session<'_>>) 
     Ok(costs)
 }
 
+/// Seconds of one step of `target`, whose text is forgotten: the least of a few, so a large model's in a fraction of a second.
+///
+/// # Errors
+/// What a pass meets.
+pub fn measure_step(target: &mut Session<'_>) -> Result<f64, InferError> {
+    let mut least = f64::INFINITY;
+    for _ in 0..REPEATS {
+        target.truncate(0);
+        let pass = Instant::now();
+        target.extend(&[0])?;
+        least = least.min(pass.elapsed().as_secs_f64());
+    }
+    target.truncate(0);
+    Ok(least)
+}
+
 /// Rows and seconds of a pass over them, as far as they fit; at least one entry.
 fn pass_seconds(session: &mut Session<'_>, rows: &[usize]) -> Result<Vec<(usize, f64)>, InferError> {
     let depth = DEPTH.min(session.capacity() / 2);

@@ -38,7 +38,7 @@ mod width;
 pub use bridged_drafter::BridgedDrafter;
 pub use chain::{Chain, Schedule};
 pub use continuations::{Continuation, ContinuationBatch, ContinuationScore, ContinuationScorer};
-pub use costs::measure_costs;
+pub use costs::{measure_costs, measure_step};
 pub use distribution::Distribution;
 pub use draft::{Drafter, Pace, Proposal, Request, Unhurried};
 pub use draft_vocabulary::{DRAFT_VOCABULARY_FILE, DraftVocabulary};
