@@ -1,8 +1,8 @@
 """PyTorch's side of records/compare.py: training steps on random tokens; one JSON line.
 
 The fastest fair PyTorch that is known for this shape: a hand-written module (fused qkv and gate/up, scaled dot-product
-attention, rms_norm), torch.compile, f32 weights with bf16 autocast, fused AdamW. Preload tcmalloc for its best speed. Where the processor
-has no AVX-512, all is f32: bf16 products are emulated there, and a step takes minutes.
+attention, rms_norm), torch.compile, f32 weights with bf16 autocast, fused AdamW. Preload tcmalloc for its best speed.
+Where the processor has no AVX-512, all is f32: bf16 products are emulated there, and seven minutes were not enough for seven steps.
 
     python records/peers/torch_train.py --seq 1024 --micro-batch 4 --steps 5
 """

@@ -3,7 +3,7 @@
 //! Few rows take a panel as it comes from memory, four tiles side by side. For many it is cut into strips of sixteen outputs
 //! first, in f32: of a panel the sixteen outputs' lines are 256 bytes apart and fall on a quarter of the first cache's sets,
 //! where a strip's stay for all rows; and bf16 is widened once. Measured on Zen 3, 1024 × 768 → 4096, one core, of a peak of 104
-//! GFLOP/s, best of several: f32 84 GFLOP/s instead of 79, bf16 90 instead of 59.
+//! GFLOP/s, best of several: f32 84 GFLOP/s instead of 79, bf16 80 instead of 59.
 #![allow(clippy::needless_range_loop, reason = "the indices are registers")]
 
 use super::pack::unpair;
